@@ -1,0 +1,80 @@
+"""JSON in and out. orjson does the work; the standard library helps where orjson would change a value.
+
+Inputs travel as the text the client sent, so the value that comes back is the value that was sent.
+"""
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+#: orjson writes at most 254 levels; what we accept, every later step must be able to write.
+MAX_DEPTH = 250
+
+_PREFIX = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"input"[ \t\r\n]*:[ \t\r\n]*')
+_SUFFIX = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*\Z")
+_BIG_NUMBER = re.compile(rb"[0-9]{19}")
+
+
+class NotJson(ValueError):
+    """One sentence about what is wrong with the text."""
+
+
+class NoInput(ValueError):
+    """The body is a JSON object without `input`."""
+
+
+def loads(text: bytes) -> Any:
+    """The value of a JSON text. Integers keep all their digits (orjson alone turns those past 64 bits into floats)."""
+    try:
+        value = orjson.loads(text)
+        if _BIG_NUMBER.search(text):
+            value = json.loads(text)
+    except (orjson.JSONDecodeError, RecursionError) as error:
+        raise NotJson(f"The body is not valid JSON: {error}.") from None
+    return value
+
+
+def dumps(value: Any, **options: Any) -> bytes:
+    """Compact JSON. Raises TypeError for what is not JSON."""
+    try:
+        return orjson.dumps(value, **options)
+    except TypeError as error:
+        if "64-bit" not in str(error):
+            raise
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def input_of(body: bytes) -> bytes:
+    """The JSON text of `input` in a request body.
+
+    The usual body, `{"input": …}` and nothing else, is cut, not parsed and written again: if the cut is valid JSON
+    the body was exactly that, so one parse checks everything. Any other body is parsed as a whole.
+    Raises NotJson and NoInput.
+    """
+    start, end = _PREFIX.match(body), _SUFFIX.search(body)
+    if start and end and start.end() < end.start():
+        text = body[start.end() : end.start()]
+        try:
+            _check_depth(orjson.loads(text), text)
+            return text
+        except orjson.JSONDecodeError:
+            pass  # more keys follow, or it is no JSON at all: the whole body tells
+    request = loads(body)
+    if not isinstance(request, dict):
+        raise NotJson('The body must be a JSON object such as {"input": …}.')
+    if "input" not in request:
+        raise NoInput('The body has no "input": send {"input": …}.')
+    _check_depth(request["input"], body)
+    return dumps(request["input"])
+
+
+def _check_depth(value: Any, text: bytes) -> None:
+    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+        return
+    try:
+        orjson.dumps(value, default=str)
+    except TypeError as error:
+        if "64-bit" not in str(error):
+            raise NotJson(f"The input is nested deeper than {MAX_DEPTH} levels: flatten it.") from None

@@ -1,0 +1,70 @@
+"""The key map. Every key of a partition carries its hash tag, so a transition never leaves its slot.
+
+| key                  | type   | holds                                                                  |
+|----------------------|--------|------------------------------------------------------------------------|
+| {fP}:jobs:<model>    | stream | one entry per unfinished job, field `id`; consumer group `processors`  |
+| {fP}:job:<id>        | hash   | the job: input, status, created, attempt, owner, entry, started, …     |
+| {fP}:dead:<model>    | stream | jobs given up, for people; at most DEAD_LIMIT                          |
+| {fP}:relay:<name>    | shard channel | what one gateway or one processor must hear                     |
+
+P is the partition. The last byte of an id, modulo PARTITIONS, names it; ids made here have a last byte below
+PARTITIONS, so a deployment that grows PARTITIONS still finds the jobs it took before.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+
+GROUP = "processors"
+DEAD_LIMIT = 1000
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def tag(partition: int) -> str:
+    """The prefix that all keys of a partition share."""
+    return f"{{f{partition}}}"
+
+
+def jobs(partition: int, model: str = "default") -> str:
+    return f"{tag(partition)}:jobs:{model}"
+
+
+def dead(partition: int, model: str = "default") -> str:
+    return f"{tag(partition)}:dead:{model}"
+
+
+def job(prediction_id: str, partitions: int) -> str:
+    return f"{tag(partition_of(prediction_id, partitions))}:job:{prediction_id}"
+
+
+def relay(partition: int, name: str) -> str:
+    return f"{tag(partition)}:relay:{name}"
+
+
+def partition_of(prediction_id: str, partitions: int) -> int:
+    return int(prediction_id[-2:], 16) % partitions
+
+
+def new_ids(partitions: int) -> Iterator[str]:
+    """Random UUIDs, version 4 (RFC 9562), whose last byte is below `partitions`; endless.
+
+    122 random bits less the 8 of the last byte leave 114: not to be guessed. The randomness is fetched for
+    256 ids at once, because one system call per id costs more than all the rest.
+    """
+    while True:
+        pool = os.urandom(256 * 16)
+        text = pool.hex()
+        for at in range(0, len(text), 32):
+            variant = "89ab"[pool[at // 2 + 8] & 3]
+            last = pool[at // 2 + 15] % partitions
+            yield (
+                f"{text[at : at + 8]}-{text[at + 8 : at + 12]}-4{text[at + 13 : at + 16]}-"
+                f"{variant}{text[at + 17 : at + 20]}-{text[at + 20 : at + 30]}{last:02x}"
+            )
+
+
+def parse_id(text: str) -> str | None:
+    """The canonical form of a UUID, or None if `text` is not one."""
+    lowered = text.lower()
+    return lowered if _UUID.fullmatch(lowered) else None

@@ -1,0 +1,71 @@
+"""Settings, read once at start from the environment and `.env`. A wrong value is one line that names it.
+
+Each service has its own class, so that it knows nothing of the other's settings; names and defaults are documented
+in docs/api.md, and a test keeps the two equal.
+"""
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from common.errors import StartFault
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+def _redis_url(url: str) -> str:
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    return url
+
+
+class CommonSettings(BaseSettings):
+    """What both services read."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+
+    redis_url: Annotated[str, AfterValidator(_redis_url), Field(repr=False)] = "redis://localhost:6379/0"
+    result_ttl_s: Annotated[int, Field(ge=1)] = 3600
+    max_queue: Annotated[int, Field(ge=1)] = 100_000
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    partitions: Annotated[int, Field(ge=1, le=256)] = 1
+    drain_s: Seconds = 25.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] | None = None
+
+
+class GatewaySettings(CommonSettings):
+    """The gateway's own."""
+
+    host: str = "0.0.0.0"
+    port: Port = 8080
+    sync_wait_s: Seconds = 30.0
+    max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
+
+
+class ProcessorSettings(CommonSettings):
+    """The processor's own."""
+
+    model: str = "examples/language.py:Language"
+    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
+    max_batch_wait_ms: Annotated[float, Field(ge=0)] = 0.0
+    model_processes: Annotated[int, Field(ge=1, le=256)] = 1
+    predict_timeout_s: Seconds = 60.0
+    lease_s: Annotated[float, Field(ge=0.5)] = 30.0
+    probe_port: Port = 8081
+
+
+Settings = TypeVar("Settings", bound=CommonSettings)
+
+
+def read_settings(kind: type[Settings]) -> Settings:
+    """The settings, or a StartFault whose text names the first wrong variable."""
+    try:
+        return kind()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper()
+        given = "the value given" if name == "REDIS_URL" else repr(first["input"])
+        raise StartFault(f"{name} is wrong: {first['msg']} (got {given}).") from None

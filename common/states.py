@@ -1,0 +1,43 @@
+"""The states of a prediction, and every move between them that exists.
+
+A move that is not listed here is a fault of ours: the transitions refuse it.
+"""
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """What `Prediction-Status` and the job hash say."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+FINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
+
+#: transition → the states it may start from and the states it may end in.
+MOVES: dict[str, tuple[frozenset[Status], frozenset[Status]]] = {
+    "submit": (frozenset(), frozenset({Status.QUEUED})),
+    "start": (
+        frozenset({Status.QUEUED, Status.PROCESSING}),
+        frozenset({Status.PROCESSING, Status.FAILED}),
+    ),
+    "release": (frozenset({Status.PROCESSING}), frozenset({Status.QUEUED})),
+    "finish": (frozenset({Status.PROCESSING}), frozenset({Status.SUCCEEDED, Status.FAILED})),
+    "cancel": (frozenset({Status.QUEUED, Status.PROCESSING}), frozenset({Status.CANCELLED})),
+}
+
+
+class Fault(StrEnum):
+    """Why a prediction did not succeed; the gateway turns it into an HTTP code, nobody else does."""
+
+    MODEL = "model"  # the model raised, or returned what is not JSON
+    INPUT = "input"  # the model's type hints refuse the input
+    CRASH = "crash"  # the model process died on it, every time
+    TIMEOUT = "timeout"  # one call of the model ran past PREDICT_TIMEOUT_S, every time
+    GIVEN_UP = "given_up"  # delivered MAX_ATTEMPTS times, and no processor lived to tell
+    CANCELLED = "cancelled"
