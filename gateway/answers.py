@@ -1,0 +1,70 @@
+"""The bodies of the contract, put together from JSON texts as bytes: nothing is parsed and written again."""
+
+from prometheus_client import Counter
+from starlette.types import Scope, Send
+
+from common import metrics
+from common.job_store import JobState
+from common.states import Status
+
+Headers = list[tuple[bytes, bytes]]
+
+JSON_HEADERS: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+
+_RESULT_WORD = {
+    Status.QUEUED: b'"processing"',
+    Status.PROCESSING: b'"processing"',
+    Status.FAILED: b'"failed"',
+    Status.CANCELLED: b'"cancelled"',
+    Status.EXPIRED: b'"expired"',
+}
+
+_counters: dict[tuple[str, str, int], Counter] = {}
+
+
+def count(scope: Scope, code: int) -> None:
+    """One more answer in the metrics."""
+    route = getattr(scope.get("endpoint"), "route", "other")
+    key = (route, scope.get("method", ""), code)
+    counter = _counters.get(key)
+    if counter is None:
+        method = key[1] if key[1] in {"GET", "HEAD", "POST", "PUT", "DELETE", ""} else "other"
+        counter = _counters[key] = metrics.REQUESTS.labels(route, method, str(code))
+    counter.inc()
+
+
+async def answer(scope: Scope, send: Send, code: int, body: bytes, headers: Headers) -> None:
+    """One complete JSON answer."""
+    count(scope, code)
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": code, "headers": [*JSON_HEADERS, length, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def sync_body(input_: bytes, result: bytes) -> bytes:
+    return b'{"input":%b,"result":%b}' % (input_, result)
+
+
+def accepted_body(prediction_id: str) -> bytes:
+    return (
+        b'{"prediction_id":"%b","message":"Request received. Processing asynchronously."}'
+        % prediction_id.encode()
+    )
+
+
+def prediction_body(prediction_id: str, state: JobState, *, with_status: bool = False) -> bytes:
+    """The body of GET and, `with_status`, a WebSocket frame. `state` has its input."""
+    status = b'"status":"%b",' % state.status.encode() if with_status else b""
+    result = _RESULT_WORD.get(state.status, state.payload)
+    error = b',"error":%b' % state.payload if state.final and state.status is not Status.SUCCEEDED else b""
+    return b'{"prediction_id":"%b",%b"output":{"input":%b,"result":%b}%b}' % (
+        prediction_id.encode(),
+        status,
+        state.input or b"null",
+        result,
+        error,
+    )
+
+
+def status_header(status: Status) -> tuple[bytes, bytes]:
+    return b"prediction-status", status.encode()

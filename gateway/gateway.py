@@ -1,0 +1,39 @@
+"""What one gateway process has: its settings, its job store, its relay, and whether it is still taking work."""
+
+import secrets
+
+from common import keys
+from common.errors import ForetellError
+from common.job_store import JobStore
+from common.settings import GatewaySettings
+from gateway.relay import Relay
+
+
+class Gateway:
+    """What the endpoints share. `store.name` is new in every process, so nobody hears what a dead one waited for."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+        self.store = JobStore(
+            settings.redis_url,
+            name=secrets.token_hex(4),
+            partitions=settings.partitions,
+            result_ttl_s=settings.result_ttl_s,
+            max_queue=settings.max_queue,
+            max_attempts=settings.max_attempts,
+        )
+        self.relay = Relay(self.store)
+        self.ids = keys.new_ids(settings.partitions)
+        self.draining = False
+
+    async def readiness(self) -> str | None:
+        """None, or one sentence why this gateway should get no requests now."""
+        if self.draining:
+            return "This gateway is stopping."
+        if not self.relay.connected.is_set():
+            return "The relay does not hear announcements: its connection is being made again."
+        try:
+            await self.store.ping()
+        except ForetellError as error:
+            return str(error)
+        return None

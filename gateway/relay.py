@@ -1,0 +1,144 @@
+"""The relay: one subscription for the whole process, many waiters.
+
+What is announced is a hint, the job store is the truth: whenever the subscription was or may have been deaf, every
+waiting id is looked up again. It must never leave a waiter untold: a dead or silent connection is replaced, a slow
+sweep stands behind it, and readiness shows when it does not hear.
+"""
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum
+
+import structlog
+
+from common import metrics
+from common.errors import StoreUnavailable
+from common.job_store import JobState, JobStore, parse_announcement
+
+log = structlog.get_logger("foretell")
+
+SWEEP_S = 5.0
+RECONNECT_S = 0.2
+LOOKUPS = 512
+
+
+class Ending(Enum):
+    """What a waiter may be told instead of a state."""
+
+    LOST = "the store no longer knows the prediction"
+    STOPPING = "this gateway is stopping"
+
+
+#: Called in the event loop, must not block; what it is told may come twice.
+Tell = Callable[[JobState | Ending], None]
+
+
+class Waiting:
+    """Everybody here who waits for one id. `known`: the store has it, so if it cannot be found it is lost."""
+
+    __slots__ = ("changes", "known", "tells")
+
+    def __init__(self) -> None:
+        self.tells: list[Tell] = []
+        self.changes = False
+        self.known = False
+
+
+class Relay:
+    """`add` a waiter, then `watch` (or submit with watch), and it will be told. `remove` it when done."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._waiting: dict[str, Waiting] = {}
+        self._to_look_up: set[str] = set()
+        self._look_up = asyncio.Event()
+        self.connected = asyncio.Event()
+
+    def add(self, prediction_id: str, tell: Tell, *, changes: bool = False) -> Waiting:
+        waiting = self._waiting.get(prediction_id)
+        if waiting is None:
+            waiting = self._waiting[prediction_id] = Waiting()
+        waiting.tells.append(tell)
+        waiting.changes |= changes
+        return waiting
+
+    def remove(self, prediction_id: str, tell: Tell) -> None:
+        waiting = self._waiting[prediction_id]
+        waiting.tells.remove(tell)
+        if not waiting.tells:
+            del self._waiting[prediction_id]
+
+    def alone(self, prediction_id: str) -> bool:
+        """Whether at most one waiter of this process waits for the id."""
+        waiting = self._waiting.get(prediction_id)
+        return waiting is None or len(waiting.tells) <= 1
+
+    def stop(self) -> None:
+        """Tell everybody that this process is about to stop."""
+        for prediction_id in list(self._waiting):
+            self._tell(prediction_id, Ending.STOPPING)
+
+    async def run(self) -> None:
+        """Hear and sweep, until cancelled."""
+        metrics.WAITERS.set_function(lambda: len(self._waiting))
+        metrics.RELAY_CONNECTED.set_function(lambda: float(self.connected.is_set()))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._hear_forever(), name="relay hears")
+            group.create_task(self._look_up_forever(), name="relay looks up")
+
+    async def _hear_forever(self) -> None:
+        while True:
+            try:
+                async with self._store.subscription() as subscription:
+                    self.connected.set()
+                    self._look_up_soon(self._waiting)
+                    while True:
+                        payload = await subscription.receive()
+                        if payload is not None:
+                            self._hear(payload)
+            except StoreUnavailable as error:
+                log.warning("the relay lost its subscription and makes it again", error=str(error))
+            finally:
+                self.connected.clear()
+            await asyncio.sleep(RECONNECT_S)
+
+    def _hear(self, payload: bytes) -> None:
+        for prediction_id, state in parse_announcement(payload):
+            if state.final and not state.payload:  # too large to travel
+                self._look_up_soon([prediction_id])
+            else:
+                self._tell(prediction_id, state)
+
+    def _tell(self, prediction_id: str, news: JobState | Ending) -> None:
+        waiting = self._waiting.get(prediction_id)
+        if waiting:
+            for tell in tuple(waiting.tells):
+                tell(news)
+
+    def _look_up_soon(self, ids: "list[str] | dict[str, Waiting]") -> None:
+        self._to_look_up.update(ids)
+        self._look_up.set()
+
+    async def _look_up_forever(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(SWEEP_S):
+                    await self._look_up.wait()
+            except TimeoutError:
+                self._to_look_up.update(self._waiting)
+            self._look_up.clear()
+            ids, self._to_look_up = self._to_look_up, set()
+            try:
+                await self._look_up_all([i for i in ids if i in self._waiting and self._waiting[i].known])
+            except StoreUnavailable as error:
+                log.warning("the relay could not look up who waits, and will", error=str(error))
+                self._to_look_up |= ids
+                await asyncio.sleep(RECONNECT_S)
+                self._look_up.set()
+
+    async def _look_up_all(self, ids: list[str]) -> None:
+        for at in range(0, len(ids), LOOKUPS):
+            part = [i for i in ids[at : at + LOOKUPS] if i in self._waiting]
+            looks = [self._store.watch(i, changes=self._waiting[i].changes) for i in part]
+            for prediction_id, state in zip(part, await asyncio.gather(*looks), strict=True):
+                self._tell(prediction_id, Ending.LOST if state is None else state)

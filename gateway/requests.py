@@ -1,0 +1,118 @@
+"""What a request asks for, read from its raw ASGI parts."""
+
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+from starlette.types import Receive, Scope
+
+from gateway.errors import HttpError
+
+MAX_WAIT_S = 300.0  # a long poll above this is cut to it: proxies end it anyway
+
+
+@dataclass(slots=True)
+class Wishes:
+    """`wait_s`: how long the client waits for the result; None: as long as the service does; 0: not at all.
+    `then_202`: what it gets after that, instead of a 504. `applied`: the preference that was honoured."""
+
+    length: int | None = None
+    wait_s: float | None = None
+    then_202: bool = False
+    applied: bytes = b""
+
+
+def read_wishes(headers: list[tuple[bytes, bytes]]) -> Wishes:
+    """Async-Mode, Prefer (RFC 7240), Content-Type, Content-Length. Raises HttpError 400 and 415."""
+    mode = prefer = content_type = None
+    wishes = Wishes()
+    for name, value in headers:
+        if name == b"content-length":
+            wishes.length = int(value)
+        elif name == b"content-type":
+            content_type = value
+        elif name == b"async-mode":
+            mode = value if mode is None else mode + b"," + value
+        elif name == b"prefer":
+            prefer = value if prefer is None else prefer + b"," + value
+    if content_type is not None and not _is_json(content_type):
+        raise HttpError(415, "The body must be JSON: send the header 'Content-Type: application/json'.")
+    if prefer is not None:
+        _read_prefer(prefer, wishes)
+    if mode is not None:
+        _read_mode(mode, wishes)
+    return wishes
+
+
+def _is_json(content_type: bytes) -> bool:
+    if content_type == b"application/json":
+        return True
+    kind = content_type.split(b";", 1)[0].strip().lower()
+    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+
+
+def _read_mode(mode: bytes, wishes: Wishes) -> None:
+    word = mode.strip().lower()
+    if word == b"true":
+        wishes.wait_s, wishes.then_202, wishes.applied = 0.0, True, b""
+    elif word == b"false":
+        if wishes.wait_s == 0:
+            wishes.wait_s, wishes.then_202, wishes.applied = None, False, b""
+    else:
+        raise HttpError(400, "Async-Mode must be 'true' or 'false'.")
+
+
+def _read_prefer(prefer: bytes, wishes: Wishes) -> None:
+    for preference in prefer.lower().split(b","):
+        name, _, value = preference.split(b";", 1)[0].partition(b"=")
+        name, value = name.strip(), value.strip().strip(b'"')
+        if name == b"respond-async" and wishes.wait_s is None:
+            wishes.wait_s, wishes.then_202, wishes.applied = 0.0, True, b"respond-async"
+        elif name == b"wait":
+            if not value.isdigit() or len(value) > 9:
+                raise HttpError(400, "Prefer: wait must be a whole number of seconds, such as wait=10.")
+            wishes.wait_s, wishes.then_202, wishes.applied = float(value), True, b"wait=" + value
+
+
+def read_wait(scope: Scope) -> float:
+    """`?wait=N` of a GET, in seconds; 0 without it. Raises HttpError 400."""
+    query: bytes = scope["query_string"]
+    if not query:
+        return 0.0
+    values = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("wait")
+    if values is None:
+        return 0.0
+    try:
+        wait_s = float(values[-1])
+    except ValueError:
+        wait_s = -1.0
+    if not 0 <= wait_s < float("inf"):
+        raise HttpError(400, "wait must be a number of seconds, such as ?wait=10.")
+    return min(wait_s, MAX_WAIT_S)
+
+
+async def read_body(receive: Receive, length: int | None, limit: int) -> bytes:
+    """The whole body. One over `limit` bytes is refused by its declared length, or where it crosses the limit."""
+    if length is not None and length > limit:
+        raise _too_large(limit)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        parts = [body]
+        size = len(body)
+        while message.get("more_body"):
+            if size > limit:
+                raise _too_large(limit)
+            message = await receive()
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+        body = b"".join(parts)
+    if message["type"] == "http.disconnect":
+        raise HttpError(400, "The body ended early.")
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
+def _too_large(limit: int) -> HttpError:
+    sentence = f"The body is larger than {limit} bytes: send less, or raise MAX_BODY_BYTES."
+    return HttpError(413, sentence, headers={"Connection": "close"})
