@@ -1,0 +1,10 @@
+"""`python -m processor`."""
+
+import sys
+
+from common.entry import run_service
+from common.settings import ProcessorSettings
+from processor.service import serve
+
+if __name__ == "__main__":
+    sys.exit(run_service("processor", ProcessorSettings, serve))

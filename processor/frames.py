@@ -1,0 +1,44 @@
+"""The framed messages between a processor and its model processes, over a socket pair, never over stdout.
+
+A frame is a big-endian header of two u32 (bytes that follow, items), then one u8 u32 u32 (kind, µs, bytes) per item,
+then the items' bytes. No pickle: a model process can corrupt nothing but its own results.
+"""
+
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+HEADER = struct.Struct("!II")
+_ITEM = struct.Struct("!BII")
+
+
+class Kind(IntEnum):
+    INPUT = 0  # parent → child: JSON text of one input
+    READY = 1  # child → parent, once: JSON {"batch": bool}
+    FAULT = 2  # child → parent, once, instead of READY: a sentence
+    RESULT = 3  # JSON text of one result
+    ERROR = 4  # a sentence: the model failed on this input
+    REFUSED = 5  # a sentence: the model's type hints refuse this input
+
+
+class Item(NamedTuple):
+    kind: int
+    predict_us: int
+    data: bytes
+
+
+def pack(items: Sequence[Item]) -> bytes:
+    heads = b"".join([_ITEM.pack(kind, min(us, 0xFFFFFFFF), len(data)) for kind, us, data in items])
+    body = b"".join([data for _, _, data in items])
+    return HEADER.pack(len(heads) + len(body), len(items)) + heads + body
+
+
+def unpack(count: int, frame: bytes) -> list[Item]:
+    """The `count` items of what follows a header."""
+    items = []
+    at = count * _ITEM.size
+    for kind, us, length in _ITEM.iter_unpack(frame[:at]):
+        items.append(Item(kind, us, frame[at : at + length]))
+        at += length
+    return items

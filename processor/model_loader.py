@@ -1,0 +1,145 @@
+"""Finds the user's model and says in one sentence what is wrong with it. Runs in the model process only.
+
+`MODEL` is `package.module:Name` or `path/to/file.py:Name`; Name is a function, a class, or an instance. A class is
+made without arguments. It needs `predict` or `predict_batch`; `setup` and `teardown` are optional.
+"""
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import PydanticUserError, TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError
+
+from common.errors import ModelFault
+
+
+class Model:
+    """The user's model with its methods made synchronous: `predict_batch` if `batch`, else `predict`."""
+
+    def __init__(self, spec: str, subject: Any) -> None:
+        self._runner = asyncio.Runner()
+        if inspect.isclass(subject):
+            subject = _calling(f"{spec}: making {subject.__name__}() failed", subject)
+        predict = getattr(subject, "predict", None)
+        predict_batch = getattr(subject, "predict_batch", None)
+        if predict is None and predict_batch is None and inspect.isroutine(subject):
+            predict = subject
+        method = predict_batch or predict
+        if method is None or not callable(method):
+            raise ModelFault(f"{spec} has no predict: give it a method predict(self, input).")
+        self._subject = subject
+        self.batch = predict_batch is not None
+        _check_signature(spec, method)
+        self.validate = _validator(method, self.batch)
+        self.call: Callable[[Any], Any] = self._synchronous(method)
+
+    def setup(self) -> None:
+        """Raises what the user's setup raises."""
+        self._optional("setup")
+
+    def teardown(self) -> None:
+        self._optional("teardown")
+        self._runner.close()
+
+    def _optional(self, name: str) -> None:
+        method = getattr(self._subject, name, None)
+        if method is not None:
+            self._synchronous(method)()
+
+    def _synchronous(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        if not inspect.iscoroutinefunction(method):
+            return method
+
+        def run(*args: Any) -> Any:
+            return self._runner.run(method(*args))
+
+        return run
+
+
+def load_model(spec: str) -> Model:
+    """The model named by `spec`, not yet set up. Raises ModelFault."""
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place or not name:
+        raise ModelFault(f"MODEL {spec!r} must be package.module:Name or path/to/file.py:Name.")
+    module = _import_file(place) if place.endswith(".py") else _import_module(place)
+    try:
+        subject = getattr(module, name)
+    except AttributeError:
+        raise ModelFault(f"{place} has no {name!r}: check the part of MODEL after the colon.") from None
+    return Model(spec, subject)
+
+
+def _import_file(place: str) -> Any:
+    path = Path(place).resolve()
+    if not path.is_file():
+        raise ModelFault(f"The model file {place} does not exist.")
+    sys.path.insert(0, str(path.parent))  # so that it can import its neighbours
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses and pickles look their module up
+    _calling(f"{place} cannot be imported", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    return module
+
+
+def _import_module(place: str) -> Any:
+    sys.path.insert(0, "")
+    return _calling(f"{place} cannot be imported", lambda: importlib.import_module(place))
+
+
+def _calling(what: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except (Exception, SystemExit) as error:
+        raise ModelFault(f"{what}: {describe(error)}.") from error
+
+
+def describe(error: BaseException) -> str:
+    """`ValueError: what it says`, bounded, and safe to write as JSON."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text cannot be shown)"
+    name = type(error).__name__
+    line = f"{name}: {text}" if text else name
+    return line[:2000].encode("utf-8", "replace").decode()
+
+
+def _check_signature(spec: str, method: Callable[..., Any]) -> None:
+    try:
+        inspect.signature(method).bind("input")
+    except TypeError:
+        raise ModelFault(
+            f"{spec}: {method.__name__} must take one input: def predict(self, input)."
+        ) from None
+    except ValueError:
+        pass  # a builtin without a signature
+
+
+def _validator(method: Callable[..., Any], batch: bool) -> Callable[[Any], Any] | None:
+    """What checks and converts one input by the method's type hint; None where there is nothing to check.
+
+    A hint that JSON cannot be checked against (an array type, say) is left to the model.
+    """
+    try:
+        parameter = next(iter(inspect.signature(method).parameters.values()))
+        hint = typing.get_type_hints(method).get(parameter.name, Any)
+    except (StopIteration, TypeError, ValueError, NameError):
+        return None
+    if batch:
+        arguments = typing.get_args(hint)
+        hint = arguments[0] if len(arguments) == 1 else Any
+    if hint in (Any, object):
+        return None
+    try:
+        return TypeAdapter(hint).validate_python
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return None

@@ -1,0 +1,167 @@
+"""A model process as the processor sees it. Five states, and every move between them:
+
+    starting ──ready──▶ idle ◀──▶ busy
+        │                │          │
+        └────────────────┴──────────┴──▶ dead ──start──▶ starting      idle ──stop──▶ stopped
+
+A dead child says in words how it died. It must never hang its owner: every wait here has a bound.
+"""
+
+import asyncio
+import signal
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Sequence
+from enum import Enum
+
+import orjson
+import structlog
+
+from common.errors import ModelFault
+from processor.frames import HEADER, Item, Kind, pack, unpack
+
+log = structlog.get_logger("foretell")
+
+SETUP_LIMIT_S = 3600.0  # loading weights may take long, but not for ever
+STOP_LIMIT_S = 5.0  # for the user's teardown
+LINE_LIMIT = 8192
+
+
+class State(Enum):
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    STOPPED = "stopped"
+    DEAD = "dead"
+
+
+class ModelDied(Exception):
+    """The process ended or was ended while it had work. `timeout`: it ran past PREDICT_TIMEOUT_S."""
+
+    def __init__(self, words: str, *, timeout: bool = False) -> None:
+        super().__init__(words)
+        self.timeout = timeout
+
+
+class ModelProcess:
+    """One spawned process that runs `model`."""
+
+    def __init__(self, model: str, *, predict_timeout_s: float) -> None:
+        self._model = model
+        self._timeout_s = predict_timeout_s
+        self._process: Process | None = None
+        self.state = State.STOPPED
+        self.batch = False
+
+    async def start(self) -> None:
+        """Spawn, load the model, run its setup. Raises ModelFault with one sentence."""
+        self.state = State.STARTING
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-u", "-m", "processor.model_child", str(theirs.fileno()), self._model),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+            )
+        self._prints = [
+            asyncio.create_task(_log_lines(stream, name), name=f"model {name}")
+            for stream, name in ((self._process.stdout, "stdout"), (self._process.stderr, "stderr"))
+            if stream is not None
+        ]
+        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
+        try:
+            async with asyncio.timeout(SETUP_LIMIT_S):
+                (first,) = await self._receive()
+        except ModelDied as died:
+            raise ModelFault(f"{self._model}: {died} while it was loading.") from None
+        except TimeoutError:
+            await self.kill()
+            raise ModelFault(f"{self._model}: setup took longer than {SETUP_LIMIT_S:g} s.") from None
+        if first.kind == Kind.FAULT:
+            await self.kill()
+            raise ModelFault(first.data.decode())
+        self.batch = orjson.loads(first.data)["batch"]
+        self.state = State.IDLE
+
+    async def predict(self, inputs: Sequence[bytes]) -> AsyncIterator[list[Item]]:
+        """Outcomes in the order of `inputs`, in as many lists as the child sends. Raises ModelDied.
+
+        The time limit is for one call of the model: it starts again with every list.
+        """
+        self.state = State.BUSY
+        self._writer.write(pack([Item(Kind.INPUT, 0, data) for data in inputs]))
+        missing = len(inputs)
+        while missing:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    outcomes = await self._receive()
+            except TimeoutError:
+                await self.kill()
+                words = f"the model ran longer than {self._timeout_s:g} s and was stopped"
+                raise ModelDied(words, timeout=True) from None
+            missing -= len(outcomes)
+            yield outcomes
+        self.state = State.IDLE
+
+    async def _receive(self) -> list[Item]:
+        try:
+            size, count = HEADER.unpack(await self._reader.readexactly(HEADER.size))
+            return unpack(count, await self._reader.readexactly(size))
+        except (asyncio.IncompleteReadError, OSError):
+            raise ModelDied(await self._last_words()) from None
+
+    async def _last_words(self) -> str:
+        await self._end(grace_s=1.0)  # its socket closes a moment before it is gone
+        self.state = State.DEAD
+        assert self._process is not None
+        code = self._process.returncode or 0
+        if code >= 0:
+            return f"the model process exited with code {code}"
+        name = signal.Signals(-code).name
+        if name == "SIGKILL":
+            return "the model process was killed (SIGKILL), perhaps out of memory"
+        return f"the model process died of {name}"
+
+    async def kill(self) -> None:
+        """End it now, whatever it does. Who waits for its outcomes gets ModelDied."""
+        await self._end(grace_s=0)
+        self.state = State.DEAD
+
+    async def stop(self) -> None:
+        """Let it run its teardown, for at most STOP_LIMIT_S."""
+        await self._end(grace_s=STOP_LIMIT_S if self.state is State.IDLE else 0)
+        self.state = State.STOPPED
+
+    async def _end(self, *, grace_s: float) -> None:
+        """Closing the socket is the child's sign to tear down and exit; SIGKILL is for those that do not."""
+        process = self._process
+        if process is None:
+            return
+        self._writer.close()
+        try:
+            async with asyncio.timeout(grace_s):
+                await process.wait()
+        except TimeoutError:
+            if process.returncode is None:
+                process.kill()
+        await process.wait()
+        await asyncio.wait(self._prints, timeout=STOP_LIMIT_S)
+        for task in self._prints:
+            task.cancel()
+
+
+async def _log_lines(stream: asyncio.StreamReader, name: str) -> None:
+    """What the model prints goes to the log, line by line; a line above LINE_LIMIT is cut into pieces."""
+    rest = b""
+    while chunk := await stream.read(LINE_LIMIT):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            log.info(line.decode(errors="replace"), source="model", stream=name)
+        if len(rest) > LINE_LIMIT:
+            log.info(rest.decode(errors="replace"), source="model", stream=name)
+            rest = b""
+    if rest:
+        log.info(rest.decode(errors="replace"), source="model", stream=name)

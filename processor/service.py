@@ -1,0 +1,107 @@
+"""The life of a processor: load the model, wait for the server, work, drain."""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+
+import structlog
+from starlette.applications import Starlette
+
+from common.errors import ForetellError, StoreUnavailable
+from common.job_store import JobStore
+from common.probes import probe_routes
+from common.server import Server, bind, make_server
+from common.settings import ProcessorSettings
+from processor.model_process import ModelProcess
+from processor.worker import Worker
+
+log = structlog.get_logger("foretell")
+
+EXIT_S = 2.0  # of DRAIN_S, left for leaving the group and ending the model processes
+
+
+class Processor:
+    """What one processor has. `store.name` is new at every start: it is a consumer, and consumers do not come back."""
+
+    def __init__(self, settings: ProcessorSettings) -> None:
+        self.settings = settings
+        self.store = JobStore(
+            settings.redis_url,
+            name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            partitions=settings.partitions,
+            result_ttl_s=settings.result_ttl_s,
+            max_queue=settings.max_queue,
+            max_attempts=settings.max_attempts,
+        )
+        self.models = [
+            ModelProcess(settings.model, predict_timeout_s=settings.predict_timeout_s)
+            for _ in range(settings.model_processes)
+        ]
+        self.worker: Worker | None = None
+
+    async def readiness(self) -> str | None:
+        """None, or one sentence why no prediction can be run now."""
+        if self.worker is None:
+            return "The model is loading."
+        if self.worker.stopping:
+            return "This processor is stopping."
+        try:
+            await self.store.ping()
+        except ForetellError as error:
+            return str(error)
+        return None
+
+
+async def serve(settings: ProcessorSettings) -> None:
+    """Run until SIGTERM or SIGINT, then drain within DRAIN_S.
+
+    Raises StartFault for a taken port, ModelFault for a model that cannot be served, StoreMisconfigured.
+    """
+    listener = bind("0.0.0.0", settings.probe_port, variable="PROBE_PORT")
+    processor = Processor(settings)
+    probes = make_server(Starlette(routes=probe_routes(processor.readiness)), drain_s=1)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(probes.serve(sockets=[listener]), name="probes")
+        group.create_task(_work_until(stop, processor, probes), name="work")
+
+
+async def _work_until(stop: asyncio.Event, processor: Processor, probes: Server) -> None:
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    working = asyncio.create_task(_work(stop, processor), name="worker")
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if processor.worker and not working.done():
+            await _drain(processor.worker, processor.settings.drain_s)
+        working.cancel()
+        await asyncio.wait({working})
+        if not working.cancelled():
+            working.result()  # raises what ended the work
+    finally:
+        stopping.cancel()
+        await asyncio.gather(*(model.stop() for model in processor.models))
+        await processor.store.aclose()
+        probes.should_exit = True
+    log.info("processor stopped")
+
+
+async def _work(stop: asyncio.Event, processor: Processor) -> None:
+    async with asyncio.TaskGroup() as group:
+        for model in processor.models:
+            group.create_task(model.start(), name="load the model")
+    if await processor.store.prepare_when_up(stop):
+        worker = Worker(processor.store, processor.models, processor.settings)
+        processor.worker = worker
+        log.info("processor works", model=processor.settings.model, name=processor.store.name)
+        await worker.run()
+
+
+async def _drain(worker: Worker, drain_s: float) -> None:
+    try:
+        await worker.drain(max(0.1, drain_s - EXIT_S))
+    except StoreUnavailable as error:
+        log.warning("could not give back what is in hand: its leases will run out", error=str(error))

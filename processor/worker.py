@@ -1,0 +1,337 @@
+"""The processor's loop: claim → start → predict → finish, with leases kept beside it.
+
+What it must never do: answer a job twice, lose one it has claimed, or hold more than it can run soon. Claim and start
+are one step in the store; every claimed job is in `_in_hand` until its end is recorded, and ends in exactly one of
+`_finish` (recorded, fenced), `_give_back` (released) or `_drop` (somebody else has it, or nobody wants it).
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable
+
+import orjson
+import structlog
+
+from common import metrics
+from common.errors import ModelFault, StoreUnavailable
+from common.job_store import Job, JobStore, Outcome, Reader, parse_announcement
+from common.settings import ProcessorSettings
+from common.states import Fault, Status
+from processor.batcher import Batcher, Pace
+from processor.frames import Item, Kind
+from processor.model_process import ModelDied, ModelProcess
+
+log = structlog.get_logger("foretell")
+
+COLLECT_S = 0.001  # between claims while every model process is busy
+RETRY_S = 0.3  # between tries while the server is away
+CANCEL_GRACE_S = (
+    1.0  # for a running prediction that nobody wants to end by itself, before its process is ended
+)
+START_TRIES = 5  # a model that worked and now cannot be loaded any more ends the service
+FINISH_MAX = 512
+
+_FAULTS = {Kind.ERROR: Fault.MODEL, Kind.REFUSED: Fault.INPUT}
+
+
+class Worker:
+    """One processor: `models` model processes, all started, share one batcher."""
+
+    def __init__(self, store: JobStore, models: list[ModelProcess], settings: ProcessorSettings) -> None:
+        self._store = store
+        self._models = models
+        self._max_attempts = settings.max_attempts
+        self._lease_s = settings.lease_s
+        batch = models[0].batch
+        self._pace = Pace(batch=batch, max_batch_size=settings.max_batch_size)
+        self._batcher = Batcher(self._pace, max_wait_s=settings.max_batch_wait_ms / 1000 if batch else 0.0)
+        self._idle = len(models)
+        self._in_hand: dict[str, Job] = {}
+        self._ended: list[tuple[Job, Outcome | None]] = []  # None: give it back, the attempt counted
+        self._work = asyncio.Event()  # something waits for a model process
+        self._room = asyncio.Event()  # something may be claimed
+        self._end = asyncio.Event()  # something ended and must be recorded
+        # no reclaiming before this time: after an outage or a start, jobs of the living look abandoned too
+        self._reclaim_from = time.monotonic() + self._lease_s
+        self._running: dict[ModelProcess, list[Job]] = {}  # handed over and not yet answered
+        self.stopping = False
+        metrics.IN_HAND.set_function(lambda: len(self._in_hand))
+
+    # -- its life
+
+    async def run(self) -> None:
+        """Work until cancelled. A loop that ends for another reason ends the service."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._claims = [
+                group.create_task(self._claim_forever(reader), name=f"claim {reader.partition}")
+                for reader in self._store.readers()
+            ]
+            for model in self._models:
+                group.create_task(self._predict_forever(model), name="predict")
+            group.create_task(self._finish_forever(), name="finish")
+            group.create_task(self._extend_forever(), name="leases")
+            group.create_task(self._hear_forever(), name="cancellations")
+            group.create_task(self._sweep_forever(), name="dead consumers")
+
+    async def drain(self, seconds: float) -> None:
+        """Claim no more, finish what runs, give back what waits, leave. Ends within about `seconds`."""
+        self.stopping = True
+        self._room.set()
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.wait(self._claims)
+                await self._give_back_uncounted(self._batcher.clear())
+                while self._in_hand:
+                    self._room.clear()
+                    await self._room.wait()
+        except TimeoutError:
+            log.warning("drain took too long, giving back what runs", jobs=len(self._in_hand))
+            await self._give_back_uncounted(self._in_hand.values())
+        await self._store.leave()
+
+    async def _give_back_uncounted(self, jobs: Iterable[Job]) -> None:
+        jobs = list(jobs)
+        await self._store.release(jobs, counted=False)
+        for job in jobs:
+            self._drop(job)
+
+    # -- claim and start
+
+    async def _claim_forever(self, reader: Reader) -> None:
+        next_reclaim = 0.0
+        while not self.stopping:
+            room = self._free()
+            if room <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            now = time.monotonic()
+            try:
+                if now >= max(next_reclaim, self._reclaim_from):
+                    next_reclaim = now + self._lease_s / 4
+                    jobs = await self._store.reclaim(reader, room, idle_s=self._lease_s)
+                else:
+                    jobs = await self._store.claim(reader, room)
+            except StoreUnavailable as error:
+                self._server_was_away(error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            if self._take_in(jobs):
+                await self._let_collect()
+
+    async def _let_collect(self) -> None:
+        """While every model process is busy, nobody waits for the next claim: let it find more. The jobs just
+        claimed go first, too: their way to the model is what a waiting client feels."""
+        await asyncio.sleep(0)
+        if self._idle == 0:
+            self._room.clear()
+            try:
+                async with asyncio.timeout(COLLECT_S):
+                    await self._room.wait()
+            except TimeoutError:
+                pass
+
+    def _free(self) -> int:
+        """How many may be claimed now: what idle model processes can start, plus what may wait ahead."""
+        if len(self._ended) > 4 * FINISH_MAX:
+            return 0  # results cannot be recorded at the moment: take no more on
+        size = self._pace.size
+        return self._idle * size + len(self._models) * self._pace.ahead - len(self._batcher)
+
+    def _take_in(self, jobs: list[Job]) -> bool:
+        """Whether there was anything new in it."""
+        new = []
+        for job in jobs:
+            old = self._in_hand.get(job.id)
+            if old and (old.entry, old.attempt) == (job.entry, job.attempt):
+                continue  # the same delivery, seen twice because its first reply was lost
+            if old:
+                self._unwanted(old)  # we were silent for a lease and took our own job over
+            self._in_hand[job.id] = job
+            new.append(job)
+            metrics.QUEUE_SECONDS.observe(job.queue_us / 1e6)
+        if new:
+            self._batcher.add(new, time.monotonic())
+            self._work.set()
+        return bool(new)
+
+    def _server_was_away(self, error: StoreUnavailable) -> None:
+        if time.monotonic() >= self._reclaim_from:
+            log.warning("the job store is away", error=str(error))
+        self._reclaim_from = time.monotonic() + self._lease_s
+
+    # -- predict
+
+    async def _predict_forever(self, model: ModelProcess) -> None:
+        while True:
+            jobs = await self._next_batch()
+            self._idle -= 1
+            try:
+                await self._predict(model, jobs)
+            finally:
+                self._idle += 1
+                self._room.set()
+
+    async def _next_batch(self) -> list[Job]:
+        while True:
+            wait_s = self._batcher.wait_s(time.monotonic())
+            if wait_s == 0:
+                jobs = self._batcher.take()
+                self._room.set()
+                return jobs
+            self._work.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._work.wait()
+            except TimeoutError:
+                pass
+
+    async def _predict(self, model: ModelProcess, jobs: list[Job]) -> None:
+        """Run one batch. If the model process dies, its jobs run again one by one, so that the bad one fails alone."""
+        self._running[model] = unanswered = list(jobs)
+        started = time.perf_counter()
+        metrics.BATCH_SIZE.observe(len(jobs))
+        try:
+            async for items in model.predict([job.input for job in jobs]):
+                for job, item in zip(unanswered, items, strict=False):
+                    self._finish(job, _outcome(item))
+                del unanswered[: len(items)]
+            spent = time.perf_counter() - started
+            self._pace.measured(spent, len(jobs))
+            metrics.PREDICT_SECONDS.observe(spent)
+        except ModelDied as died:
+            log.warning("model process died", why=str(died), predictions=[job.id for job in unanswered])
+            await self._restart(model)
+            await self._after_death(model, unanswered, died)
+
+    async def _after_death(self, model: ModelProcess, jobs: list[Job], died: ModelDied) -> None:
+        wanted = [job for job in jobs if not job.dropped]
+        if len(jobs) == 1 and wanted:
+            self._blame(wanted[0], died)
+            return
+        for job in wanted:
+            if not job.dropped:  # it may have been, while its mates ran
+                await self._predict(model, [job])
+
+    def _blame(self, job: Job, died: ModelDied) -> None:
+        """This job alone ran when its process died: that was one attempt."""
+        if job.attempt < self._max_attempts:
+            self._ended.append((job, None))
+            self._end.set()
+            return
+        fault = Fault.TIMEOUT if died.timeout else Fault.CRASH
+        times = f", at each of {job.attempt} attempts" if job.attempt > 1 else ""
+        self._finish(job, _failure(fault, f"Prediction failed: {died}{times}."))
+
+    async def _restart(self, model: ModelProcess) -> None:
+        for attempt in range(START_TRIES):
+            metrics.MODEL_RESTARTS.inc()
+            try:
+                return await model.start()
+            except ModelFault as fault:
+                if attempt == START_TRIES - 1:
+                    raise
+                log.error("the model cannot be loaded again", error=str(fault))
+                await asyncio.sleep(2.0**attempt)
+
+    # -- finish
+
+    def _finish(self, job: Job, outcome: Outcome) -> None:
+        if not job.dropped:
+            self._ended.append((job, outcome))
+            self._end.set()
+
+    async def _finish_forever(self) -> None:
+        """Group commit: what ended while one call was under way goes with the next."""
+        while True:
+            await self._end.wait()
+            self._end.clear()
+            while self._ended:
+                ended, self._ended = self._ended[:FINISH_MAX], self._ended[FINISH_MAX:]
+                try:
+                    await self._record(ended)
+                except StoreUnavailable as error:
+                    self._ended = ended + self._ended
+                    self._server_was_away(error)
+                    await asyncio.sleep(RETRY_S)
+
+    async def _record(self, ended: list[tuple[Job, Outcome | None]]) -> None:
+        outcomes = [(job, outcome) for job, outcome in ended if outcome is not None]
+        given_back = [job for job, outcome in ended if outcome is None]
+        if given_back:
+            await self._store.release(given_back, counted=True)
+        recorded = await self._store.finish(outcomes) if outcomes else []
+        for (_, outcome), kept in zip(outcomes, recorded, strict=True):
+            metrics.PREDICTIONS.labels(outcome.status if kept else "refused").inc()
+        for job, _ in ended:
+            self._drop(job)
+        self._room.set()
+
+    def _drop(self, job: Job) -> None:
+        """It is not ours any more."""
+        job.dropped = True
+        if self._in_hand.get(job.id) is job:
+            del self._in_hand[job.id]
+
+    # -- leases and cancellations
+
+    async def _extend_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / 4)
+            if not self._in_hand:
+                continue
+            try:
+                lost = await self._store.extend(list(self._in_hand.values()))
+            except StoreUnavailable as error:
+                self._server_was_away(error)
+                continue
+            for job in lost:
+                if job.id in self._in_hand:  # else it was recorded while we asked
+                    metrics.LEASES_LOST.inc()
+                    log.warning("lost a lease: another processor has the prediction", prediction_id=job.id)
+                    self._unwanted(job)
+
+    async def _hear_forever(self) -> None:
+        while True:
+            try:
+                async with self._store.subscription() as subscription:
+                    while True:
+                        payload = await subscription.receive()
+                        for prediction_id, _ in parse_announcement(payload) if payload else ():
+                            job = self._in_hand.get(prediction_id)
+                            if job:
+                                self._unwanted(job)
+            except StoreUnavailable:
+                await asyncio.sleep(RETRY_S)  # a cancellation unheard is found by the next lease extension
+
+    def _unwanted(self, job: Job) -> None:
+        """Nobody wants this job's result from us: if it waits it never runs, if it runs it is stopped."""
+        if self._batcher.discard(job):
+            self._room.set()
+        else:
+            asyncio.get_running_loop().call_later(CANCEL_GRACE_S, self._stop_running, job)
+        self._drop(job)
+
+    def _stop_running(self, job: Job) -> None:
+        """End the process that still works on a job nobody wants; its mates run again on the next."""
+        for model, jobs in self._running.items():
+            if job in jobs:
+                self._group.create_task(model.kill(), name="stop a running prediction")
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s)
+            with contextlib.suppress(StoreUnavailable):  # the next sweep is soon enough
+                await self._store.remove_dead_consumers(idle_s=max(60.0, 4 * self._lease_s))
+
+
+def _outcome(item: Item) -> Outcome:
+    if item.kind == Kind.RESULT:
+        return Outcome(Status.SUCCEEDED, item.data, predict_us=item.predict_us)
+    return _failure(_FAULTS[Kind(item.kind)], item.data.decode(), item.predict_us)
+
+
+def _failure(fault: Fault, sentence: str, predict_us: int = 0) -> Outcome:
+    return Outcome(Status.FAILED, orjson.dumps(sentence), fault, predict_us)
