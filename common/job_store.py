@@ -8,7 +8,7 @@ of a job in `common/transitions/shared.lua`.
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib import resources
@@ -28,6 +28,7 @@ log = structlog.get_logger("foretell")
 
 MIN_VERSION = (7, 0)
 RETRY_S = 0.3
+CALL_JOBS = 512
 
 
 class Submission(NamedTuple):
@@ -196,7 +197,7 @@ class JobStore:
     async def extend(self, jobs: Iterable[Job]) -> list[Job]:
         """Renew the leases; returns the jobs that are not ours any more."""
         lost: list[Job] = []
-        for p, part in _by_partition(jobs).items():
+        for p, part in _parts(jobs):
             args = [field for job in part for field in (job.id, job.entry, job.attempt)]
             kept = await _EXTEND(
                 self._connections.link("lease", p), [keys.jobs(p)], keys.tag(p), self.name, *args
@@ -208,7 +209,7 @@ class JobStore:
         """Record outcomes and tell whoever waits. False: refused, another attempt owns the job or it was cancelled."""
         recorded: dict[str, bool] = {}
         by_id = {job.id: outcome for job, outcome in outcomes}
-        for p, part in _by_partition(job for job, _ in outcomes).items():
+        for p, part in _parts(job for job, _ in outcomes):
             args: list[Any] = []
             for job in part:
                 o = by_id[job.id]
@@ -223,7 +224,7 @@ class JobStore:
 
     async def release(self, jobs: Iterable[Job], *, counted: bool) -> None:
         """Give jobs back to the queue. `counted`: the attempt happened and keeps its number."""
-        for p, part in _by_partition(jobs).items():
+        for p, part in _parts(jobs):
             args = [f for job in part for f in (job.id, job.entry, job.attempt, "1" if counted else "")]
             await _RELEASE(
                 self._connections.link("control", p), [keys.jobs(p)], keys.tag(p), self.name, *args
@@ -389,8 +390,11 @@ def _state(reply: list[bytes]) -> JobState:
     return JobState(_STATUS[status], input_, fault.decode(), payload, int(queue_us), int(predict_us))
 
 
-def _by_partition(jobs: Iterable[Job]) -> dict[int, list[Job]]:
+def _parts(jobs: Iterable[Job]) -> Iterator[tuple[int, list[Job]]]:
+    """(partition, jobs) with at most CALL_JOBS in each: a script that runs long holds everybody up."""
     parts: defaultdict[int, list[Job]] = defaultdict(list)
     for job in jobs:
         parts[job.partition].append(job)
-    return parts
+    for p, part in parts.items():
+        for at in range(0, len(part), CALL_JOBS):
+            yield p, part[at : at + CALL_JOBS]

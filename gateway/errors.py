@@ -74,7 +74,7 @@ async def store_unavailable(request: Request, error: Exception) -> Response:
 async def routing_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
         sentence = f"{request.method} is not possible here: use {allowed}."
         return _answer(request, HttpError(405, sentence, headers={"Allow": allowed}))
     return _answer(request, HttpError(error.status_code, "There is nothing at this path: see POST /predict."))

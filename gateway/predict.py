@@ -89,7 +89,7 @@ class Predictions:
         elif state is Ending.LOST:
             sentence = "The prediction was lost with the job store's data: send it again."
             raise HttpError(503, sentence, prediction_id=prediction_id, headers={"Retry-After": "1"})
-        else:  # the client is gone, nobody hears an answer
+        elif not self._gateway.relay.waits_for(prediction_id):  # the client is gone, and nobody else wants it
             await self._gateway.store.cancel(prediction_id, CANCELLED_HUNG_UP, only_mine=True)
 
 
@@ -121,7 +121,8 @@ class FinalState:
     def __init__(self, gateway: Gateway, prediction_id: str) -> None:
         self._gateway = gateway
         self._id = prediction_id
-        self._told: asyncio.Future[JobState | Ending | None] = asyncio.get_running_loop().create_future()
+        self._news: JobState | Ending | None = None
+        self._wake_up: asyncio.Future[None] | None = None
 
     def __enter__(self) -> "FinalState":
         self._waiting = self._gateway.relay.add(self._id, self._tell)
@@ -135,35 +136,33 @@ class FinalState:
         self._waiting.known = True
 
     def _tell(self, news: JobState | Ending) -> None:
-        if not self._told.done() and (isinstance(news, Ending) or news.final):
-            self._told.set_result(news)
+        if self._news is None and (isinstance(news, Ending) or news.final):
+            self._news = news
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._wake_up is not None and not self._wake_up.done():
+            self._wake_up.set_result(None)
 
     async def wait(self, seconds: float) -> JobState | Ending | None:
         """The final state, or None when the time is up."""
-        if not self._told.done():
-            timer = asyncio.get_running_loop().call_later(seconds, self._time_is_up)
+        if self._news is None:
+            loop = asyncio.get_running_loop()
+            self._wake_up = loop.create_future()
+            timer = loop.call_later(seconds, self._wake)
             try:
-                await self._told
+                await self._wake_up
             finally:
                 timer.cancel()
-        state = self._told.result()
-        if state is None:
-            self._told = asyncio.get_running_loop().create_future()
-        return state
-
-    def _time_is_up(self) -> None:
-        if not self._told.done():
-            self._told.set_result(None)
+        return self._news
 
     async def wait_while_connected(self, receive: Receive, seconds: float) -> JobState | Ending | bool | None:
-        """Like `wait`; False if the client hangs up and nobody else here waits for the prediction."""
+        """Like `wait`; False if the client hangs up first."""
         hung_up = asyncio.create_task(_disconnect(receive), name="client hangs up")
         waiting = asyncio.create_task(self.wait(seconds), name="final state")
         try:
             await asyncio.wait({hung_up, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if waiting.done():
-                return waiting.result()
-            return False if self._gateway.relay.alone(self._id) else Ending.STOPPING
+            return waiting.result() if waiting.done() else False
         finally:
             hung_up.cancel()
             waiting.cancel()

@@ -68,10 +68,9 @@ class Relay:
         if not waiting.tells:
             del self._waiting[prediction_id]
 
-    def alone(self, prediction_id: str) -> bool:
-        """Whether at most one waiter of this process waits for the id."""
-        waiting = self._waiting.get(prediction_id)
-        return waiting is None or len(waiting.tells) <= 1
+    def waits_for(self, prediction_id: str) -> bool:
+        """Whether anybody here waits for the id."""
+        return prediction_id in self._waiting
 
     def stop(self) -> None:
         """Tell everybody that this process is about to stop."""

@@ -51,6 +51,8 @@ class ModelProcess:
         self._model = model
         self._timeout_s = predict_timeout_s
         self._process: Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._prints: list[asyncio.Task[None]] = []
         self.state = State.STOPPED
         self.batch = False
 
@@ -92,6 +94,7 @@ class ModelProcess:
         The time limit is for one call of the model: it starts again with every list.
         """
         self.state = State.BUSY
+        assert self._writer is not None
         self._writer.write(pack([Item(Kind.INPUT, 0, data) for data in inputs]))
         missing = len(inputs)
         while missing:
@@ -140,7 +143,8 @@ class ModelProcess:
         process = self._process
         if process is None:
             return
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
         try:
             async with asyncio.timeout(grace_s):
                 await process.wait()
@@ -148,7 +152,8 @@ class ModelProcess:
             if process.returncode is None:
                 process.kill()
         await process.wait()
-        await asyncio.wait(self._prints, timeout=STOP_LIMIT_S)
+        if self._prints:
+            await asyncio.wait(self._prints, timeout=STOP_LIMIT_S)
         for task in self._prints:
             task.cancel()
 
