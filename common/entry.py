@@ -1,6 +1,7 @@
 """How a service process begins and ends: settings, logs, an event loop, and one line instead of a traceback for
 what a person can mend. Exit code 0 after a stop that was asked for, 1 otherwise."""
 
+import gc
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -10,6 +11,9 @@ import uvloop
 from common.errors import ForetellError
 from common.logs import setup_logs
 from common.settings import Settings, read_settings
+
+# Python's default of 700 new objects has a busy gateway collect garbage some fifty times a second, for 5 % of its CPU
+GC_THRESHOLD = 20_000
 
 
 def run_service(name: str, kind: type[Settings], serve: Callable[[Settings], Awaitable[None]]) -> int:
@@ -21,6 +25,8 @@ def run_service(name: str, kind: type[Settings], serve: Callable[[Settings], Awa
     try:
         settings = read_settings(kind)
         setup_logs(settings, name)
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
         uvloop.run(main())
     except BaseException as error:
         cause = _first(error)

@@ -2,10 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 #: None when this process can take work, else one sentence why not.
 Readiness = Callable[[], Awaitable[str | None]]

@@ -111,36 +111,36 @@ class Connections:
         self._pool = ConnectionPool.from_url(
             url, socket_timeout=None, retry=Retry(NoBackoff(), 0), protocol=3, legacy_responses=False
         )
+        # RESP2 for subscriptions: redis-py takes a detour through its logger for each RESP3 push
+        self._subscriptions = ConnectionPool.from_url(
+            url, socket_timeout=None, retry=Retry(NoBackoff(), 0), protocol=2, legacy_responses=False
+        )
         self._links: dict[tuple[str, int], Link] = {}
-
-    def _connection(self) -> Connection:
-        connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        return connection
 
     def link(self, role: str, partition: int = 0) -> Link:
         """The link for transitions of this role."""
         key = (role, partition)
         if key not in self._links:
-            self._links[key] = Link(self._connection(), timeout_s=COMMAND_TIMEOUT_S, tries=2)
+            self._links[key] = Link(_connection(self._pool), timeout_s=COMMAND_TIMEOUT_S, tries=2)
         return self._links[key]
 
     def blocking_link(self, partition: int) -> Link:
         """The link for one blocking reader: not tried twice, because a read may have been delivered."""
         limit = BLOCK_S + COMMAND_TIMEOUT_S
-        link = Link(self._connection(), timeout_s=limit, tries=1)
+        link = Link(_connection(self._pool), timeout_s=limit, tries=1)
         self._links["blocking", partition] = link
         return link
 
     @asynccontextmanager
     async def subscription(self, channels: list[str]) -> AsyncIterator["Subscription"]:
         """A subscription whose every channel the server has confirmed. Raises StoreUnavailable."""
-        connection = self._connection()
+        connection = _connection(self._subscriptions)
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 await connection.connect()  # type: ignore[no-untyped-call]
                 await connection.send_packed_command(connection.pack_command("SSUBSCRIBE", *channels))
                 for _ in channels:
-                    await connection.read_response(timeout=math.inf, push_request=True)
+                    await connection.read_response(timeout=math.inf)
             yield Subscription(connection)
         except Exception as error:
             raise translate(error) from error
@@ -150,6 +150,11 @@ class Connections:
     async def aclose(self) -> None:
         for link in self._links.values():
             await link.aclose()
+
+
+def _connection(pool: ConnectionPool) -> Connection:
+    connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
+    return connection
 
 
 class Subscription:
@@ -176,5 +181,5 @@ class Subscription:
 
     async def _read(self) -> Any:
         return await self._connection.read_response(
-            disable_decoding=True, timeout=self.PING_S, push_request=True, disconnect_on_error=False
+            disable_decoding=True, timeout=self.PING_S, disconnect_on_error=False
         )

@@ -1,11 +1,10 @@
 """The bodies of the contract, put together from JSON texts as bytes: nothing is parsed and written again."""
 
-from prometheus_client import Counter
 from starlette.types import Scope, Send
 
-from common import metrics
 from common.job_store import JobState
 from common.states import Status
+from gateway.metrics import REQUESTS
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -19,18 +18,14 @@ _RESULT_WORD = {
     Status.EXPIRED: b'"expired"',
 }
 
-_counters: dict[tuple[str, str, int], Counter] = {}
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
 
 
 def count(scope: Scope, code: int) -> None:
     """One more answer in the metrics."""
+    method = scope.get("method", "")
     route = getattr(scope.get("endpoint"), "route", "other")
-    key = (route, scope.get("method", ""), code)
-    counter = _counters.get(key)
-    if counter is None:
-        method = key[1] if key[1] in {"GET", "HEAD", "POST", "PUT", "DELETE", ""} else "other"
-        counter = _counters[key] = metrics.REQUESTS.labels(route, method, str(code))
-    counter.inc()
+    REQUESTS.add(route, method if method in _METHODS else "other", code)
 
 
 async def answer(scope: Scope, send: Send, code: int, body: bytes, headers: Headers) -> None:

@@ -11,9 +11,9 @@ from enum import Enum
 
 import structlog
 
-from common import metrics
 from common.errors import StoreUnavailable
 from common.job_store import JobState, JobStore, parse_announcement
+from gateway import metrics
 
 log = structlog.get_logger("foretell")
 

@@ -8,16 +8,17 @@ are one step in the store; every claimed job is in `_in_hand` until its end is r
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 import orjson
 import structlog
 
-from common import metrics
 from common.errors import ModelFault, StoreUnavailable
 from common.job_store import Job, JobStore, Outcome, Reader, parse_announcement
 from common.settings import ProcessorSettings
 from common.states import Fault, Status
+from processor import metrics
 from processor.batcher import Batcher, Pace
 from processor.frames import Item, Kind
 from processor.model_process import ModelDied, ModelProcess
@@ -263,8 +264,11 @@ class Worker:
         if given_back:
             await self._store.release(given_back, counted=True)
         recorded = await self._store.finish(outcomes) if outcomes else []
-        for (_, outcome), kept in zip(outcomes, recorded, strict=True):
-            metrics.PREDICTIONS.labels(outcome.status if kept else "refused").inc()
+        ends = Counter(
+            o.status if kept else "refused" for (_, o), kept in zip(outcomes, recorded, strict=True)
+        )
+        for status, number in ends.items():
+            metrics.PREDICTIONS.labels(status).inc(number)
         for job, _ in ended:
             self._drop(job)
         self._room.set()
