@@ -4,6 +4,7 @@
 -- XGROUP DELCONSUMER that comes a moment too late would take a delivery with it. Replies the number removed.
 local jobs, tag, consumer, idle = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local removed = 0
+if redis.call('EXISTS', jobs) == 0 then return 0 end -- the server came back empty
 if consumer ~= '' then
   for _, pending in ipairs(redis.call('XPENDING', jobs, GROUP, '-', '+', 1000, consumer)) do
     local entry = redis.call('XRANGE', jobs, pending[1], pending[1])[1]
