@@ -41,7 +41,7 @@ class Submission(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A job in a processor's hands. (`owner`, `attempt`) is its fence, `entry` its place in the jobs stream."""
+    """A job in a processor's hands. Owner, `attempt` and `entry` (its place in the jobs stream) are its fence."""
 
     id: str
     partition: int
@@ -352,9 +352,13 @@ class JobStore:
         return StoreUnavailable("The consumer group was missing and has been made again.")
 
     async def _make_group(self, p: int) -> None:
+        """Looking first: a server that is out of memory refuses to make even a group that is there, and a processor
+        must be able to start on it and free some."""
+        link = self._connections.link("control", p)
         try:
-            link = self._connections.link("control", p)
-            await link.command("XGROUP", "CREATE", keys.jobs(p), keys.GROUP, "0", "MKSTREAM")
+            (groups,) = await link.call(("XINFO", "GROUPS", keys.jobs(p)))
+            if isinstance(groups, Exception) or not groups:  # no such stream, or only the stream
+                await link.command("XGROUP", "CREATE", keys.jobs(p), keys.GROUP, "0", "MKSTREAM")
         except Exception as error:
             if "BUSYGROUP" not in str(error):
                 raise translate(error) from error

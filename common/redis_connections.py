@@ -39,11 +39,12 @@ _PASSING_WORDS = (
     "UNBLOCKED ", "BUSY ",
 )  # fmt: skip
 _REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+_REFUSED_WORDS = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username-password pair", "invalid password")
 
 
 def translate(error: Exception) -> Exception:
     """Our error for one of redis-py's; what is neither passing nor refused is a fault of ours and stays as it is."""
-    if isinstance(error, _REFUSED):
+    if isinstance(error, _REFUSED) or any(word in str(error) for word in _REFUSED_WORDS):
         return StoreMisconfigured(f"Redis refuses us ({error}): check the user and password in REDIS_URL.")
     if isinstance(error, _PASSING) or any(word in str(error) for word in _PASSING_WORDS):
         return StoreUnavailable(f"Redis is not available ({type(error).__name__}: {error}).")

@@ -7,10 +7,10 @@ for at = 5, #ARGV, 8 do
   local id, entry, attempt, status = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local fault, payload = ARGV[at + 4], ARGV[at + 5]
   local key = tag .. ':job:' .. id
-  local job = redis.call('HMGET', key, 'status', 'owner', 'attempt', 'watchers')
-  local mine = job[2] == consumer and job[3] == attempt
+  local job = redis.call('HMGET', key, 'status', 'owner', 'attempt', 'entry', 'watchers')
+  local mine = job[2] == consumer and job[3] == attempt and job[4] == entry
   if mine and job[1] == 'processing' then
-    settle(key, id, status, fault, payload, ttl, time, job[4], ARGV[at + 6], ARGV[at + 7])
+    settle(key, id, status, fault, payload, ttl, time, job[5], ARGV[at + 6], ARGV[at + 7])
     entries[#entries + 1] = entry
     if fault == 'crash' or fault == 'timeout' then
       redis.call('XADD', dead, 'MAXLEN', '~', dead_limit, '*', 'id', id, 'error', payload, 'attempts', attempt)

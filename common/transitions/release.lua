@@ -5,15 +5,15 @@ local replies = {}
 for at = 3, #ARGV, 4 do
   local id, entry, attempt = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local key = tag .. ':job:' .. id
-  local job = redis.call('HMGET', key, 'status', 'owner', 'attempt', 'watchers')
-  local mine = job[1] == 'processing' and job[2] == consumer and job[3] == attempt
+  local job = redis.call('HMGET', key, 'status', 'owner', 'attempt', 'entry', 'watchers')
+  local mine = job[1] == 'processing' and job[2] == consumer and job[3] == attempt and job[4] == entry
   if mine then
     drop_entry(jobs, entry)
     if ARGV[at + 3] ~= '1' then attempt = attempt - 1 end
     redis.call('HSET', key, 'status', 'queued', 'attempt', attempt)
     redis.call('HDEL', key, 'owner', 'entry', 'started')
     redis.call('XADD', jobs, '*', 'id', id)
-    tell(job[4], false, id .. ' queued')
+    tell(job[5], false, id .. ' queued')
   end
   replies[#replies + 1] = mine and 1 or 0
 end

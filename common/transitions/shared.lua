@@ -3,8 +3,9 @@
 --   status     queued | processing | succeeded | failed | cancelled | expired
 --   created, started, finished   µs since the epoch, the server's clock
 --   attempt    deliveries so far
---   owner      the processor that has it now; with attempt, the fence
---   entry      its entry in the jobs stream
+--   owner      the processor that has it now
+--   entry      its entry in the jobs stream; owner, attempt and entry together are the fence: a job that was
+--              released and claimed again by the same processor has another entry, a reclaimed one another attempt
 --   result     JSON text (succeeded)
 --   error      JSON text of one sentence, and fault: why (failed, cancelled, expired)
 --   predict    µs the model took
