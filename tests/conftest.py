@@ -1,0 +1,93 @@
+"""One real server for all tests. Each test finds it empty and must leave it clean: nothing queued, nothing
+pending, no consumer, no job without a TTL. A test that means to leave some says why:
+`@pytest.mark.leaves_jobs("its processor is killed")`.
+"""
+
+import asyncio
+import inspect
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from tools.embedded_server import EmbeddedServer
+
+POLL_S = 0.01
+# an idle server looks at its clock every 2 ms, not every 100: short blocking reads end in time
+PUNCTUAL = ["--hz", "500"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "leaves_jobs(why): the server is not checked for leftovers after this test"
+    )
+
+
+@pytest.fixture(scope="session")
+def partitions() -> int:
+    """PARTITIONS=4 in the environment runs every test on four, in the services too."""
+    return int(os.environ.get("PARTITIONS", "1"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """Who stops it or changes its CONFIG takes an EmbeddedServer of their own, or puts it back."""
+    with EmbeddedServer(tmp_path_factory.mktemp("server"), aof=False, extra=PUNCTUAL) as embedded:
+        yield embedded
+
+
+@pytest.fixture
+def redis_url(server: EmbeddedServer, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The server, empty. Fixtures that start services depend on this one, so it is checked after they stopped."""
+    with Redis.from_url(server.url, decode_responses=True) as client:
+        client.flushall()
+        yield server.url
+        if not any(mark.args[0] for mark in request.node.iter_markers("leaves_jobs")):
+            found = leftovers(client)
+            assert not found, f"the test left in the server: {', '.join(found)}"
+
+
+def leftovers(client: Any) -> list[str]:
+    """What should not be there once all work is done and all services have stopped; `client` decodes responses."""
+    found = []
+    for stream in sorted(client.scan_iter("*:jobs:*")):
+        if entries := client.xlen(stream):
+            found.append(f"{entries} entries in {stream}")
+        for group in client.xinfo_groups(stream):
+            if group["pending"]:
+                found.append(f"{group['pending']} pending entries in {stream}")
+        found += [f"consumer {consumer['name']} of {stream}" for consumer in _consumers(client, stream)]
+    for job in sorted(client.scan_iter("*:job:*", count=1000)):
+        if client.ttl(job) == -1:
+            found.append(f"{job} ({client.hget(job, 'status')}) without a TTL")
+    return found
+
+
+def _consumers(client: Any, stream: str) -> Iterator[dict[str, Any]]:
+    for group in client.xinfo_groups(stream):
+        yield from client.xinfo_consumers(stream, group["name"])
+
+
+def wait_until(predicate: Callable[[], Any], timeout: float = 10.0) -> Any:
+    """What `predicate` returns as soon as that is true; fails after `timeout` seconds."""
+    until = time.monotonic() + timeout
+    while not (value := predicate()):
+        assert time.monotonic() < until, f"not within {timeout:g} s: {inspect.getsource(predicate).strip()}"
+        time.sleep(POLL_S)
+    return value
+
+
+async def eventually(predicate: Callable[[], Any], timeout: float = 10.0) -> Any:
+    """`wait_until` for async tests; `predicate` may be async."""
+    until = time.monotonic() + timeout
+    while True:
+        value = predicate()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < until, f"not within {timeout:g} s: {inspect.getsource(predicate).strip()}"
+        await asyncio.sleep(POLL_S)
