@@ -22,6 +22,7 @@ from common import keys
 from common.errors import StoreMisconfigured, StoreUnavailable
 from common.group_commit import GroupCommit
 from common.redis_connections import BLOCK_S, Connections, Link, Subscription, translate
+from common.settings import CommonSettings
 from common.states import FINAL, Status
 
 log = structlog.get_logger("foretell")
@@ -135,6 +136,17 @@ class JobStore:
             GroupCommit(self._submitter(p), size=lambda s: len(s.input)) for p in range(partitions)
         ]
         self._watches = [GroupCommit(self._watcher(p)) for p in range(partitions)]
+
+    @classmethod
+    def from_settings(cls, settings: CommonSettings, *, name: str) -> "JobStore":
+        return cls(
+            settings.redis_url,
+            name=name,
+            partitions=settings.partitions,
+            result_ttl_s=settings.result_ttl_s,
+            max_queue=settings.max_queue,
+            max_attempts=settings.max_attempts,
+        )
 
     # -- the gateway's side
 

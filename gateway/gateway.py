@@ -14,14 +14,7 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
-        self.store = JobStore(
-            settings.redis_url,
-            name=secrets.token_hex(4),
-            partitions=settings.partitions,
-            result_ttl_s=settings.result_ttl_s,
-            max_queue=settings.max_queue,
-            max_attempts=settings.max_attempts,
-        )
+        self.store = JobStore.from_settings(settings, name=secrets.token_hex(4))
         self.relay = Relay(self.store)
         self.ids = keys.new_ids(settings.partitions)
         self.draining = False

@@ -29,14 +29,15 @@ class Model:
             subject = _calling(f"{spec}: making {subject.__name__}() failed", subject)
         predict = getattr(subject, "predict", None)
         predict_batch = getattr(subject, "predict_batch", None)
+        form = "def predict_batch(self, inputs)" if predict_batch else "def predict(self, input)"
         if predict is None and predict_batch is None and inspect.isroutine(subject):
-            predict = subject
+            predict, form = subject, f"def {subject.__name__}(input)"
         method = predict_batch or predict
         if method is None or not callable(method):
             raise ModelFault(f"{spec} has no predict: give it a method predict(self, input).")
         self._subject = subject
         self.batch = predict_batch is not None
-        _check_signature(spec, method)
+        _check_signature(spec, method, form)
         self.validate = _validator(method, self.batch)
         self.call: Callable[[Any], Any] = self._synchronous(method)
 
@@ -99,7 +100,11 @@ def _calling(what: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
     except (Exception, SystemExit) as error:
-        raise ModelFault(f"{what}: {describe(error)}.") from error
+        raise ModelFault(f"{what}: {in_one_line(error)}.") from error
+
+
+def in_one_line(error: BaseException) -> str:
+    return " ".join(describe(error).split())
 
 
 def describe(error: BaseException) -> str:
@@ -113,13 +118,11 @@ def describe(error: BaseException) -> str:
     return line[:2000].encode("utf-8", "replace").decode()
 
 
-def _check_signature(spec: str, method: Callable[..., Any]) -> None:
+def _check_signature(spec: str, method: Callable[..., Any], form: str) -> None:
     try:
         inspect.signature(method).bind("input")
     except TypeError:
-        raise ModelFault(
-            f"{spec}: {method.__name__} must take one input: def predict(self, input)."
-        ) from None
+        raise ModelFault(f"{spec} must take one input: {form}.") from None
     except ValueError:
         pass  # a builtin without a signature
 
@@ -127,12 +130,12 @@ def _check_signature(spec: str, method: Callable[..., Any]) -> None:
 def _validator(method: Callable[..., Any], batch: bool) -> Callable[[Any], Any] | None:
     """What checks and converts one input by the method's type hint; None where there is nothing to check.
 
-    A hint that JSON cannot be checked against (an array type, say) is left to the model.
+    A hint that JSON cannot be checked against (an array type, a name that cannot be found) is left to the model.
     """
     try:
         parameter = next(iter(inspect.signature(method).parameters.values()))
         hint = typing.get_type_hints(method).get(parameter.name, Any)
-    except (StopIteration, TypeError, ValueError, NameError):
+    except Exception:  # a hint may be any expression
         return None
     if batch:
         arguments = typing.get_args(hint)
@@ -140,6 +143,7 @@ def _validator(method: Callable[..., Any], batch: bool) -> Callable[[Any], Any] 
     if hint in (Any, object):
         return None
     try:
-        return TypeAdapter(hint).validate_python
+        adapter = TypeAdapter(hint)
     except (PydanticSchemaGenerationError, PydanticUserError):
         return None
+    return adapter.validate_python if adapter.pydantic_complete else None

@@ -27,13 +27,8 @@ class Processor:
 
     def __init__(self, settings: ProcessorSettings) -> None:
         self.settings = settings
-        self.store = JobStore(
-            settings.redis_url,
-            name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-            partitions=settings.partitions,
-            result_ttl_s=settings.result_ttl_s,
-            max_queue=settings.max_queue,
-            max_attempts=settings.max_attempts,
+        self.store = JobStore.from_settings(
+            settings, name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         )
         self.models = [
             ModelProcess(settings.model, predict_timeout_s=settings.predict_timeout_s)
