@@ -247,7 +247,7 @@ class JobStore:
         return [Reader(p, self._connections.blocking_link(p)) for p in range(self.partitions)]
 
     async def leave(self) -> None:
-        """Leave the group: what was delivered and never started goes back."""
+        """Leave the group: what this processor still holds goes back, no attempt counted."""
         for p in range(self.partitions):
             await _LEAVE(self._connections.link("control", p), [keys.jobs(p)], keys.tag(p), self.name, "")
 

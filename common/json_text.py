@@ -3,6 +3,7 @@
 Inputs travel as the text the client sent, so the value that comes back is the value that was sent.
 """
 
+import dataclasses
 import json
 import re
 from typing import Any
@@ -13,7 +14,7 @@ import orjson
 MAX_DEPTH = 250
 
 _PREFIX = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"input"[ \t\r\n]*:[ \t\r\n]*')
-_SUFFIX = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*\Z")
+_SPACE = b" \t\r\n"
 _BIG_NUMBER = re.compile(rb"[0-9]{19}")
 
 
@@ -43,7 +44,23 @@ def dumps(value: Any, **options: Any) -> bytes:
     except TypeError as error:
         if "64-bit" not in str(error):
             raise
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return orjson.dumps(_with_big_integers(value), **options)
+
+
+def _with_big_integers(value: Any) -> Any:
+    """The same value, with each integer past 64 bits as the digits to write."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 63:
+        return orjson.Fragment(str(value))
+    if isinstance(value, dict):
+        return {
+            str(key) if isinstance(key, int) and not isinstance(key, bool) else key: _with_big_integers(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_with_big_integers(inner) for inner in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _with_big_integers(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return value
 
 
 def input_of(body: bytes) -> bytes:
@@ -53,9 +70,9 @@ def input_of(body: bytes) -> bytes:
     the body was exactly that, so one parse checks everything. Any other body is parsed as a whole.
     Raises NotJson and NoInput.
     """
-    start, end = _PREFIX.match(body), _SUFFIX.search(body)
-    if start and end and start.end() < end.start():
-        text = body[start.end() : end.start()]
+    start, end = _PREFIX.match(body), body.rstrip(_SPACE)
+    if start and end.endswith(b"}"):
+        text = end[start.end() : -1].rstrip(_SPACE)
         try:
             orjson.loads(text)
         except orjson.JSONDecodeError:

@@ -36,7 +36,7 @@ _PASSING = (
 # errors that redis-py has no class for, or not in every place they come from (a script prefixes its own)
 _PASSING_WORDS = (
     "OOM ", "READONLY ", "LOADING ", "MISCONF ", "MASTERDOWN ", "NOREPLICAS ", "CLUSTERDOWN ", "TRYAGAIN ",
-    "UNBLOCKED ", "BUSY ",
+    "UNBLOCKED ", "BUSY ", "NOGROUP ",
 )  # fmt: skip
 _REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 _REFUSED_WORDS = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username-password pair", "invalid password")

@@ -4,11 +4,16 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any, cast
 
+import orjson
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Response
+from websockets.server import ServerProtocol
 
 from common.errors import StartFault
 
@@ -63,6 +68,37 @@ class JsonHttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
+class _JsonHandshake(ServerProtocol):
+    """websockets refuses a handshake in plain text."""
+
+    def reject(self, status: int, text: str) -> Response:
+        if status == HTTPStatus.FORBIDDEN and not text:  # our apps accept whatever has a route
+            status, text = HTTPStatus.NOT_FOUND, "There is nothing at this path"
+        sentence = text.partition("\n")[0].rstrip(".") + "."
+        response = super().reject(status, orjson.dumps({"error": sentence}).decode())
+        del response.headers["Content-Type"]
+        response.headers["Content-Type"] = "application/json"
+        return response
+
+
+class JsonWebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's, with refusals in JSON, and one for requests that websockets cannot parse: uvicorn leaves those open."""
+
+    def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.conn = _JsonHandshake(max_size=config.ws_max_size, logger=self.logger)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc and not self.handshake_initiated and not self.transport.is_closing():
+            refusal = b"".join(self.conn.data_to_send())
+            if not refusal:
+                text = "Failed to open a WebSocket connection: send a GET without a body"
+                refusal = self.conn.reject(HTTPStatus.BAD_REQUEST, text).serialize()
+            self.transport.write(refusal)
+            self.transport.close()
+
+
 class Server(uvicorn.Server):
     """A uvicorn server that is told to stop, instead of catching signals itself."""
 
@@ -76,7 +112,7 @@ def make_server(app: ASGIApp, *, drain_s: float) -> Server:
         uvicorn.Config(
             app,
             http=JsonHttpProtocol,
-            ws="websockets-sansio",
+            ws=JsonWebSocketProtocol,
             loop="uvloop",
             lifespan="off",
             log_config=None,

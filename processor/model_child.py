@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from common import json_text
 from common.errors import ModelFault
 from processor.frames import HEADER, Item, Kind, pack, unpack
-from processor.model_loader import Model, describe, load_model
+from processor.model_loader import Model, describe, in_one_line, load_model
 
 FLUSH_S = 0.001  # outcomes are sent at the latest before the next call that starts this much after the first of them
 
@@ -30,25 +30,46 @@ _PR_SET_PDEATHSIG = 1
 
 def main(descriptor: int, spec: str) -> int:
     _die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # a terminal's Ctrl-C reaches the whole group: the parent decides
+    _ignore_signals()
     with socket.socket(fileno=descriptor) as channel, channel.makefile("rb") as incoming:
+        _keep_from_children(channel)
         try:
             model = load_model(spec)
             try:
                 model.setup()
-            except (Exception, SystemExit) as error:
-                raise ModelFault(f"{spec}: setup failed: {describe(error)}.") from error
+            except BaseException as error:
+                raise ModelFault(f"{spec}: setup failed: {in_one_line(error)}.") from error
         except ModelFault as fault:
             channel.sendall(pack([Item(Kind.FAULT, 0, str(fault).encode())]))
             return 1
         channel.sendall(pack([Item(Kind.READY, 0, orjson.dumps({"batch": model.batch}))]))
         serve(model, incoming, channel.sendall)
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             model.teardown()
     return 0
+
+
+def _ignore_signals() -> None:
+    """The parent decides when we end, whoever else sends a signal to all. Not SIG_IGN: what the model starts would
+    inherit it, and could not be ended by a signal either."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+        signal.siginterrupt(number, False)
+
+
+def _keep_from_children(channel: socket.socket) -> None:
+    """What the model forks or starts neither holds the channel open after our death, nor writes to it."""
+    channel.set_inheritable(False)
+    descriptor = channel.fileno()
+
+    def in_fork() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, descriptor, inheritable=False)
+        os.close(nowhere)
+
+    os.register_at_fork(after_in_child=in_fork)
 
 
 def _die_with_parent() -> None:
@@ -88,7 +109,7 @@ def _answer_one(model: Model, text: bytes) -> Item:
         return value
     try:
         result = _checked(model.call([value]), 1)[0] if model.batch else model.call(value)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # some libraries' are no Exceptions
         return _failed(error, started)
     return _outcome(result, started)
 
@@ -100,7 +121,7 @@ def _answer_batch(model: Model, texts: list[bytes], send: Callable[[bytes], None
     good = [value for value in values if not isinstance(value, Item)]
     try:
         results = iter(_checked(model.call(good), len(good)) if good else [])
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if len(texts) == 1:
             send(pack([_failed(error, started)]))
         else:
@@ -126,6 +147,8 @@ def _input(model: Model, text: bytes) -> Any:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in ("input", *first["loc"]))
         return Item(Kind.REFUSED, 0, f"The model refuses the input at {place}: {first['msg']}.".encode())
+    except BaseException as error:  # from a validator of the user's
+        return _failed(error, time.perf_counter_ns())
 
 
 def _outcome(result: Any, started: int) -> Item:

@@ -99,7 +99,7 @@ def _import_module(place: str) -> Any:
 def _calling(what: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise ModelFault(f"{what}: {in_one_line(error)}.") from error
 
 
@@ -134,7 +134,7 @@ def _validator(method: Callable[..., Any], batch: bool) -> Callable[[Any], Any] 
     """
     try:
         parameter = next(iter(inspect.signature(method).parameters.values()))
-        hint = typing.get_type_hints(method).get(parameter.name, Any)
+        hint = typing.get_type_hints(method, include_extras=True).get(parameter.name, Any)
     except Exception:  # a hint may be any expression
         return None
     if batch:

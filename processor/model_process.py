@@ -8,6 +8,8 @@ A dead child says in words how it died. It must never hang its owner: every wait
 """
 
 import asyncio
+import contextlib
+import os
 import signal
 import socket
 import sys
@@ -66,6 +68,7 @@ class ModelProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,  # a group of its own, see _end
                 pass_fds=(theirs.fileno(),),
             )
         self._prints = [
@@ -95,6 +98,8 @@ class ModelProcess:
         """
         self.state = State.BUSY
         assert self._writer is not None
+        if self._writer.is_closing():  # killed while it was idle
+            raise ModelDied(await self._last_words())
         self._writer.write(pack([Item(Kind.INPUT, 0, data) for data in inputs]))
         missing = len(inputs)
         while missing:
@@ -123,10 +128,10 @@ class ModelProcess:
         code = self._process.returncode or 0
         if code >= 0:
             return f"the model process exited with code {code}"
-        name = signal.Signals(-code).name
-        if name == "SIGKILL":
+        if code == -signal.SIGKILL:
             return "the model process was killed (SIGKILL), perhaps out of memory"
-        return f"the model process died of {name}"
+        known = -code in set(signal.Signals)  # real-time signals have no names
+        return f"the model process died of {signal.Signals(-code).name if known else f'signal {-code}'}"
 
     async def kill(self) -> None:
         """End it now, whatever it does. Who waits for its outcomes gets ModelDied."""
@@ -139,7 +144,8 @@ class ModelProcess:
         self.state = State.STOPPED
 
     async def _end(self, *, grace_s: float) -> None:
-        """Closing the socket is the child's sign to tear down and exit; SIGKILL is for those that do not."""
+        """Closing the socket is the child's sign to tear down and exit; SIGKILL is for those that do not, and for
+        what the model started and left behind."""
         process = self._process
         if process is None:
             return
@@ -152,10 +158,23 @@ class ModelProcess:
             if process.returncode is None:
                 process.kill()
         await process.wait()
+        _kill_left_behind(process.pid)
         if self._prints:
             await asyncio.wait(self._prints, timeout=STOP_LIMIT_S)
         for task in self._prints:
             task.cancel()
+
+
+def _kill_left_behind(group: int) -> None:
+    """SIGKILL for the rest of a process group whose leader is gone. Its number belongs to nobody else while there is
+    a rest; without one it may be a new process."""
+    try:
+        os.kill(group, 0)
+    except ProcessLookupError:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+    except PermissionError:
+        pass
 
 
 async def _log_lines(stream: asyncio.StreamReader, name: str) -> None:

@@ -82,6 +82,8 @@ class Worker:
         self._room.set()
         try:
             async with asyncio.timeout(seconds):
+                for claim in self._claims:
+                    claim.cancel()  # what it was being given, `leave` gives back
                 await asyncio.wait(self._claims)
                 await self._give_back_uncounted(self._batcher.clear())
                 while self._in_hand:
@@ -102,7 +104,7 @@ class Worker:
 
     async def _claim_forever(self, reader: Reader) -> None:
         next_reclaim = 0.0
-        while not self.stopping:
+        while True:
             room = self._free()
             if room <= 0:
                 self._room.clear()
@@ -204,14 +206,14 @@ class Worker:
             metrics.PREDICT_SECONDS.observe(spent)
         except ModelDied as died:
             log.warning("model process died", why=str(died), predictions=[job.id for job in unanswered])
-            await self._restart(model)
+            #self._running[model] = []  # a late cancellation must not end the next process
             await self._after_death(model, unanswered, died)
 
     async def _after_death(self, model: ModelProcess, jobs: list[Job], died: ModelDied) -> None:
         wanted = [job for job in jobs if not job.dropped]
         if len(jobs) == 1 and wanted:
-            self._blame(wanted[0], died)
-            return
+            self._blame(wanted.pop(), died)
+        await self._restart(model)
         for job in wanted:
             if not job.dropped:  # it may have been, while its mates ran
                 await self._predict(model, [job])

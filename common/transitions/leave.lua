@@ -1,21 +1,32 @@
 -- KEYS jobs   ARGV tag, consumer, idle_ms ('' for oneself)
--- With a consumer: gives back whatever it was delivered and never started, then removes it if nothing is pending.
--- Without: removes consumers that have nothing pending and have been silent for idle_ms. In one script, because an
--- XGROUP DELCONSUMER that comes a moment too late would take a delivery with it. Replies the number removed.
+-- With a consumer: gives back whatever it still holds (delivered or started with nobody left to hear of it), without
+-- counting an attempt, then removes it. Without: removes consumers that hold nothing and have been silent for idle_ms.
+-- In one script, because an XGROUP DELCONSUMER that comes a moment too late would take a delivery with it.
+-- Replies the number removed.
 local jobs, tag, consumer, idle = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
-local removed = 0
 if redis.call('EXISTS', jobs) == 0 then return 0 end -- the server came back empty
-if consumer ~= '' then
-  for _, pending in ipairs(redis.call('XPENDING', jobs, GROUP, '-', '+', 1000, consumer)) do
-    local entry = redis.call('XRANGE', jobs, pending[1], pending[1])[1]
-    local id = entry and entry[2][2]
-    local owned = id and redis.call('HMGET', tag .. ':job:' .. id, 'owner', 'entry')
-    if not (owned and owned[1] == consumer and owned[2] == pending[1]) then
-      drop_entry(jobs, pending[1])
-      if id then redis.call('XADD', jobs, '*', 'id', id) end
-    end
+
+local function give_back(entry_id)
+  local entry = redis.call('XRANGE', jobs, entry_id, entry_id)[1]
+  drop_entry(jobs, entry_id)
+  if not entry then return end
+  local id = entry[2][2]
+  local key = tag .. ':job:' .. id
+  local job = redis.call('HMGET', key, 'status', 'owner', 'attempt', 'entry', 'watchers')
+  if job[1] == 'processing' and job[2] == consumer and job[4] == entry_id then
+    requeue(key, jobs, id, job[3] - 1, job[5])
+  elseif job[1] == 'queued' then
+    redis.call('XADD', jobs, '*', 'id', id)
   end
 end
+
+local held = {}
+repeat
+  for _, pending in ipairs(held) do give_back(pending[1]) end
+  held = consumer ~= '' and redis.call('XPENDING', jobs, GROUP, '-', '+', 1000, consumer) or {}
+until #held == 0
+
+local removed = 0
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', jobs, GROUP)) do
   local seen = {}
   for at = 1, #info, 2 do seen[info[at]] = info[at + 1] end
@@ -25,4 +36,5 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', jobs, GROUP)) do
     removed = removed + 1
   end
 end
+announce(tag)
 return removed

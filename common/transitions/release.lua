@@ -10,10 +10,7 @@ for at = 3, #ARGV, 4 do
   if mine then
     drop_entry(jobs, entry)
     if ARGV[at + 3] ~= '1' then attempt = attempt - 1 end
-    redis.call('HSET', key, 'status', 'queued', 'attempt', attempt)
-    redis.call('HDEL', key, 'owner', 'entry', 'started')
-    redis.call('XADD', jobs, '*', 'id', id)
-    tell(job[5], false, id .. ' queued')
+    requeue(key, jobs, id, attempt, job[5])
   end
   replies[#replies + 1] = mine and 1 or 0
 end

@@ -66,3 +66,11 @@ local function drop_entry(jobs, entry)
   redis.call('XACK', jobs, GROUP, entry)
   redis.call('XDEL', jobs, entry)
 end
+
+-- Back into the queue, under a new entry.
+local function requeue(key, jobs, id, attempt, watchers)
+  redis.call('HSET', key, 'status', 'queued', 'attempt', attempt)
+  redis.call('HDEL', key, 'owner', 'entry', 'started')
+  redis.call('XADD', jobs, '*', 'id', id)
+  tell(watchers, false, id .. ' queued')
+end

@@ -1,0 +1,1 @@
+"""The numbers in the README: `python -m bench`. How they are taken is in docs/benchmarks.md."""

@@ -1,0 +1,638 @@
+"""Every transition of the job store, as a gateway and two processors see it."""
+
+import asyncio
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from common import keys
+from common.job_store import Job, JobState, JobStore, Outcome, Submission, parse_announcement
+from common.redis_connections import Subscription
+from common.states import Fault, Status
+from tests.common.conftest import MakeStore, Processor
+from tests.conftest import eventually
+
+pytestmark = pytest.mark.leaves_jobs("transitions are looked at one by one, in the middle of a job's life")
+
+DONE = Outcome(Status.SUCCEEDED, b'"done"', predict_us=42)
+BROKEN = Outcome(Status.FAILED, b'"It broke."', Fault.MODEL)
+SORRY = "Prediction cancelled."
+CANCELLED = JobState(Status.CANCELLED, b"1", Fault.CANCELLED, b'"Prediction cancelled."')
+
+
+def new_id(partitions: int = 1) -> str:
+    """An id of partition 0, unless there shall be more."""
+    return next(keys.new_ids(partitions))
+
+
+async def submitted(gateway: JobStore, input_: bytes = b"1", *, watch: bool = False) -> str:
+    prediction_id = new_id(gateway.partitions)
+    assert await gateway.submit(Submission(prediction_id, input_, watch)) == "queued"
+    return prediction_id
+
+
+async def status(store: JobStore, prediction_id: str) -> Status | None:
+    state = await store.read(prediction_id)
+    return state.status if state else None
+
+
+async def heard(subscription: Subscription, count: int) -> list[tuple[str, JobState]]:
+    """The next `count` announcements."""
+    found: list[tuple[str, JobState]] = []
+    async with asyncio.timeout(10):
+        while len(found) < count:
+            payload = await subscription.receive()
+            found += parse_announcement(payload) if payload else []
+    assert len(found) == count
+    return found
+
+
+async def nothing_more(store: JobStore, subscription: Subscription, raw: Any) -> None:
+    """Messages keep their order: once a mark comes through, nothing before it was announced."""
+    raw.execute_command("SPUBLISH", keys.relay(0, store.name), "mark queued")
+    assert await heard(subscription, 1) == [("mark", JobState(Status.QUEUED))]
+
+
+def entries(raw: Any, partitions: int) -> int:
+    return sum(raw.xlen(keys.jobs(p)) for p in range(partitions))
+
+
+def group(raw: Any, partition: int = 0) -> dict[str, Any]:
+    (info,) = raw.xinfo_groups(keys.jobs(partition))
+    return info
+
+
+class TestSubmit:
+    async def test_a_job_is_found_at_once_and_waits(self, gateway: JobStore) -> None:
+        prediction_id = await submitted(gateway, b'{"text": "hi"}')
+        assert await gateway.read(prediction_id) == JobState(Status.QUEUED, b'{"text": "hi"}')
+        assert await gateway.depth() == 1
+
+    async def test_an_unknown_id_is_unknown(self, gateway: JobStore) -> None:
+        assert await gateway.read(new_id()) is None
+        assert await gateway.watch(new_id()) is None
+        assert await gateway.cancel(new_id(), SORRY) == "unknown"
+
+    async def test_the_same_again_changes_nothing(self, gateway: JobStore, a: Processor) -> None:
+        same = Submission(new_id(), b"1")
+        replies = await asyncio.gather(gateway.submit(same), gateway.submit(same))
+        assert [*replies, await gateway.submit(same)] == ["queued", "known", "known"]
+        job = await a.claim_one()
+        assert await gateway.submit(same) == "known"
+        await a.store.finish([(job, DONE)])
+        assert await gateway.submit(same) == "known"
+        assert await gateway.depth() == 0
+
+    async def test_another_input_under_the_same_id_conflicts(self, gateway: JobStore) -> None:
+        prediction_id = await submitted(gateway, b"1")
+        assert await gateway.submit(Submission(prediction_id, b"2")) == "conflict"
+        assert await gateway.read(prediction_id) == JobState(Status.QUEUED, b"1")
+
+    async def test_a_full_queue_takes_exactly_its_limit(self, make_store: MakeStore, a: Processor) -> None:
+        gateway = make_store("gate", max_queue=3 * a.store.partitions)
+        ids = list(islice(keys.new_ids(1), 5))
+        replies = await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
+        assert replies == ["queued", "queued", "queued", "full", "full"]
+        assert await gateway.read(ids[3]) is None
+        assert await gateway.submit(Submission(ids[0], b"1")) == "known"
+        (job,) = await a.claim(1)  # running jobs count too
+        assert await gateway.submit(Submission(ids[3], b"1")) == "full"
+        await a.store.finish([(job, DONE)])
+        assert await gateway.submit(Submission(ids[3], b"1")) == "queued"
+
+    async def test_many_at_once_make_few_calls(self, gateway: JobStore, raw: Any) -> None:
+        await submitted(gateway)  # the script is loaded
+        raw.config_resetstat()
+        ids = list(islice(keys.new_ids(gateway.partitions), 200))
+        replies = await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
+        assert replies == ["queued"] * 200
+        stats = raw.info("commandstats")
+        assert sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval")) <= (
+            2 * gateway.partitions
+        )
+
+
+class TestClaim:
+    async def test_jobs_come_in_order_with_all_that_is_needed(self, gateway: JobStore, a: Processor) -> None:
+        ids = list(islice(keys.new_ids(1), 3))
+        for number, i in enumerate(ids):
+            await gateway.submit(Submission(i, b"%d" % number))
+        jobs = await a.claim(2) + await a.claim(2)
+        assert [(job.id, job.attempt, job.input) for job in jobs] == [
+            (i, 1, b"%d" % number) for number, i in enumerate(ids)
+        ]
+        assert all(job.queue_us > 0 for job in jobs)
+        assert {await status(gateway, i) for i in ids} == {Status.PROCESSING}
+        assert await a.claim() == []
+
+    async def test_two_processors_share_and_never_get_the_same(
+        self, gateway: JobStore, a: Processor, b: Processor
+    ) -> None:
+        ids = {await submitted(gateway) for _ in range(20)}
+        claimed = [job.id for p in (a, b, a, b) for job in await p.claim(3)]
+        claimed += [job.id for job in await a.claim()]
+        assert sorted(claimed) == sorted(ids)
+
+    async def test_a_claim_is_one_round_trip(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+        def reads() -> int:
+            return int(raw.info("stats")["total_reads_processed"])
+
+        await a.claim()  # connected, and the script is loaded
+        ids = list(islice(keys.new_ids(1), 3))
+        for i in ids:
+            await gateway.submit(Submission(i, b"1"))
+        first, second = reads(), reads()
+        assert [job.id for job in await a.store.claim(a.readers[0], 10)] == ids
+        assert reads() - second == 1 + (second - first)
+
+    async def test_a_waiting_claim_gets_what_comes_and_all_that_came_with_it(
+        self, gateway: JobStore, a: Processor, raw: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await a.claim()
+        monkeypatch.setattr("common.job_store.BLOCK_S", 10.0)
+        claim = asyncio.create_task(a.store.claim(a.readers[0], 10))
+        await eventually(lambda: raw.info("clients")["blocked_clients"] == 1)
+        ids = list(islice(keys.new_ids(1), 3))
+        await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
+        async with asyncio.timeout(5):
+            assert [job.id for job in await claim] == ids
+
+    async def test_a_claim_whose_reply_was_lost_is_the_same_attempt(
+        self, gateway: JobStore, a: Processor
+    ) -> None:
+        await submitted(gateway)
+        before = [reader.after for reader in a.readers]
+        job = await a.claim_one()
+        for reader, after in zip(a.readers, before, strict=True):
+            reader.after = after
+        again = await a.claim_one()
+        assert (again.id, again.entry, again.attempt) == (job.id, job.entry, 1)
+        assert await a.store.finish([(again, DONE)]) == [True]
+
+    async def test_an_attempt_too_many_fails_and_is_kept_for_people(
+        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+    ) -> None:
+        prediction_id = await submitted(gateway, watch=True)
+        async with gateway.subscription() as subscription:
+            attempts = [(await a.claim_one()).attempt]
+            attempts += [job.attempt for p in (b, a, b, a) for job in await p.reclaim()]
+            assert attempts == [1, 2, 3]
+            ((told, announced),) = await heard(subscription, 1)
+        state = await gateway.read(prediction_id)
+        assert state is not None
+        assert (state.status, state.fault) == (Status.FAILED, Fault.GIVEN_UP)
+        assert b"given up after 3 attempts" in state.payload
+        assert (told, announced.payload) == (prediction_id, state.payload)
+        p = keys.partition_of(prediction_id, gateway.partitions)
+        ((_, dead),) = raw.xrange(keys.dead(p))
+        assert (dead["id"], dead["attempts"]) == (prediction_id, "3")
+        assert entries(raw, gateway.partitions) == 0
+
+
+class TestReclaim:
+    async def test_only_what_nobody_renewed_is_taken(
+        self, gateway: JobStore, a: Processor, b: Processor
+    ) -> None:
+        await submitted(gateway)
+        job = await a.claim_one()
+        assert await b.reclaim(idle_s=60) == []
+        (taken,) = await b.reclaim()
+        assert (taken.id, taken.entry, taken.attempt) == (job.id, job.entry, 2)
+
+    async def test_extending_keeps_every_job(
+        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+    ) -> None:
+        for i in islice(keys.new_ids(1), 5):
+            await gateway.submit(Submission(i, b"1"))
+        jobs = await a.claim()
+
+        def pending() -> list[Any]:
+            return list(raw.xpending_range(keys.jobs(0), keys.GROUP, "-", "+", 10))
+
+        before = await eventually(
+            lambda: all(entry["time_since_delivered"] >= 50 for entry in pending()) and pending()
+        )
+        assert await a.store.extend(jobs) == []
+        after = pending()
+        assert [
+            new["time_since_delivered"] < old["time_since_delivered"]
+            for new, old in zip(after, before, strict=True)
+        ] == [True] * 5
+        assert [entry["times_delivered"] for entry in after] == [entry["times_delivered"] for entry in before]
+
+    async def test_the_tail_is_not_starved(self, gateway: JobStore, a: Processor, b: Processor) -> None:
+        ids = list(islice(keys.new_ids(1), 25))
+        await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
+        await a.claim()
+        taken = [job.id for _ in range(9) for job in await b.reclaim(3)]
+        assert sorted(taken) == sorted(
+            ids
+        )  # idle_s is 0: from the start each time, it would be the first three
+
+    async def test_what_was_delivered_and_never_started_is_found(
+        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+    ) -> None:
+        prediction_id = await submitted(gateway)
+        p = keys.partition_of(prediction_id, gateway.partitions)
+        raw.xreadgroup(keys.GROUP, "dead", {keys.jobs(p): ">"})
+        assert await a.claim() == []
+        (job,) = await b.reclaim()
+        assert (job.id, job.attempt) == (prediction_id, 1)
+
+
+class TestFinish:
+    async def test_the_result_is_there_and_its_life_begins(
+        self, gateway: JobStore, a: Processor, raw: Any
+    ) -> None:
+        prediction_id = await submitted(gateway)
+        key = keys.job(prediction_id, gateway.partitions)
+        assert raw.ttl(key) == -1
+        job = await a.claim_one()
+        assert raw.ttl(key) == -1
+        assert await a.store.finish([(job, DONE)]) == [True]
+        state = await gateway.read(prediction_id)
+        assert state == JobState(Status.SUCCEEDED, b"1", "", b'"done"', job.queue_us, 42)
+        assert 3590 < raw.ttl(key) <= 3600
+        assert entries(raw, gateway.partitions) == 0
+        assert group(raw, job.partition)["pending"] == 0
+
+    async def test_a_failure_has_its_sentence_and_its_fault(
+        self, gateway: JobStore, a: Processor, raw: Any
+    ) -> None:
+        prediction_id = await submitted(gateway)
+        await a.store.finish([(await a.claim_one(), BROKEN)])
+        state = await gateway.read(prediction_id)
+        assert state is not None
+        assert (state.status, state.fault, state.payload) == (Status.FAILED, Fault.MODEL, b'"It broke."')
+        assert not raw.exists(keys.dead(0))  # a model that raises is nothing for people
+
+    async def test_a_result_passes_away(self, make_store: MakeStore, gateway: JobStore, raw: Any) -> None:
+        a = Processor(make_store("proc-a", result_ttl_s=1))
+        prediction_id = await submitted(gateway)
+        await a.store.finish([(await a.claim_one(), DONE)])
+        assert raw.ttl(keys.job(prediction_id, gateway.partitions)) == 1
+
+    async def test_many_at_once_each_get_their_own(self, gateway: JobStore, a: Processor) -> None:
+        ids = [await submitted(gateway, b"%d" % number) for number in range(20)]
+        jobs = await a.claim()
+        outcomes = [(job, Outcome(Status.SUCCEEDED, b"[%s]" % job.input)) for job in reversed(jobs)]
+        assert await a.store.finish(outcomes) == [True] * 20
+        for number, i in enumerate(ids):
+            state = await gateway.read(i)
+            assert state is not None
+            assert state.payload == b"[%d]" % number
+
+    async def test_again_is_recorded_still(self, gateway: JobStore, a: Processor) -> None:
+        await submitted(gateway)
+        job = await a.claim_one()
+        assert await a.store.finish([(job, DONE)]) == [True]
+        assert await a.store.finish([(job, DONE)]) == [True]
+        assert await a.store.finish([(job, BROKEN)]) == [False]
+
+    @pytest.mark.parametrize("fault", [Fault.CRASH, Fault.TIMEOUT])
+    async def test_what_ends_its_process_is_kept_for_people(
+        self, gateway: JobStore, a: Processor, raw: Any, fault: Fault
+    ) -> None:
+        prediction_id = await submitted(gateway)
+        job = await a.claim_one()
+        await a.store.finish([(job, Outcome(Status.FAILED, b'"It died."', fault))])
+        ((_, dead),) = raw.xrange(keys.dead(job.partition))
+        assert dead == {"id": prediction_id, "error": '"It died."', "attempts": "1"}
+
+    async def test_what_is_kept_for_people_is_bounded(
+        self, gateway: JobStore, a: Processor, raw: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(keys, "DEAD_LIMIT", 10)
+        await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in islice(keys.new_ids(1), 300)])
+        crash = Outcome(Status.FAILED, b'"It died."', Fault.CRASH)
+        assert all(await a.store.finish([(job, crash) for job in await a.claim(300)]))
+        assert 10 <= raw.xlen(keys.dead(0)) <= 110  # trimmed by whole nodes of the stream
+
+
+class TestFence:
+    """Once another processor has a job, nothing that its former owner does changes it."""
+
+    @pytest.fixture
+    async def jobs(self, gateway: JobStore, a: Processor, b: Processor) -> tuple[Job, Job]:
+        """The same job in the hands of `a`, who was silent too long, and of `b`."""
+        await submitted(gateway)
+        old = await a.claim_one()
+        (new,) = await b.reclaim()
+        return old, new
+
+    async def test_a_late_result_is_refused(
+        self, jobs: tuple[Job, Job], gateway: JobStore, a: Processor, b: Processor
+    ) -> None:
+        old, new = jobs
+        assert await a.store.finish([(old, BROKEN)]) == [False]
+        assert await status(gateway, new.id) == Status.PROCESSING
+        assert await b.store.finish([(new, DONE)]) == [True]
+        assert await a.store.finish([(old, BROKEN)]) == [False]
+        assert await a.store.finish([(old, DONE)]) == [False]
+        state = await gateway.read(new.id)
+        assert state is not None
+        assert state.payload == DONE.payload
+
+    async def test_a_late_extension_is_lost(self, jobs: tuple[Job, Job], a: Processor, b: Processor) -> None:
+        old, new = jobs
+        assert await a.store.extend([old]) == [old]
+        assert await b.store.extend([new]) == []
+        (taken,) = await a.reclaim()
+        assert taken.attempt == 3
+
+    async def test_a_late_release_gives_nothing_back(
+        self, jobs: tuple[Job, Job], gateway: JobStore, a: Processor, b: Processor
+    ) -> None:
+        old, new = jobs
+        await a.store.release([old], counted=False)
+        assert await status(gateway, new.id) == Status.PROCESSING
+        assert await a.claim() == []
+        assert await b.store.finish([(new, DONE)]) == [True]
+
+    @pytest.mark.parametrize("late", ["finish", "extend", "release"])
+    async def test_a_processor_is_fenced_from_what_it_released_itself(
+        self, gateway: JobStore, a: Processor, raw: Any, late: str
+    ) -> None:
+        """An uncounted release makes the same attempt number come again: the entry tells them apart."""
+        await submitted(gateway)
+        old = await a.claim_one()
+        await a.store.release([old], counted=False)
+        new = await a.claim_one()
+        assert (new.attempt, new.entry != old.entry) == (1, True)
+        if late == "finish":
+            assert await a.store.finish([(old, BROKEN)]) == [False]
+        elif late == "extend":
+            assert await a.store.extend([old]) == [old]
+        else:
+            await a.store.release([old], counted=False)
+        assert await status(gateway, new.id) == Status.PROCESSING
+        assert await a.store.finish([(new, DONE)]) == [True]
+        assert entries(raw, gateway.partitions) == 0
+
+    async def test_one_processor_that_took_its_own_job_over(self, gateway: JobStore, a: Processor) -> None:
+        await submitted(gateway)
+        old = await a.claim_one()
+        (new,) = await a.reclaim()
+        assert await a.store.extend([old, new]) == [old]
+        assert await a.store.finish([(old, BROKEN)]) == [False]
+        assert await a.store.finish([(new, DONE)]) == [True]
+
+
+class TestExtend:
+    async def test_a_cancelled_and_an_unknown_job_are_lost(self, gateway: JobStore, a: Processor) -> None:
+        kept, gone = [await submitted(gateway), await submitted(gateway)]
+        jobs = await a.claim()
+        await gateway.cancel(gone, SORRY)
+        unknown = Job(new_id(), 0, b"1-1", 1, b"1", 0)
+        lost = await a.store.extend([*jobs, unknown])
+        assert {job.id for job in lost} == {gone, unknown.id}
+        assert await status(gateway, kept) == Status.PROCESSING
+
+    async def test_what_this_attempt_recorded_is_not_lost(self, gateway: JobStore, a: Processor) -> None:
+        """The leases are renewed on their own connection, perhaps before the reply to finish is there."""
+        await submitted(gateway)
+        job = await a.claim_one()
+        await a.store.finish([(job, DONE)])
+        assert await a.store.extend([job]) == []
+
+    async def test_any_number_of_jobs_can_be_held(self, gateway: JobStore, a: Processor) -> None:
+        """One Lua call takes some 8,000 values: eight model processes with batches of 1,024 hold more."""
+        ids = list(islice(keys.new_ids(1), 9000))
+        await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
+        jobs = await a.claim(9000)
+        assert len(jobs) == 9000
+        assert await a.store.extend(jobs) == []
+
+
+class TestRelease:
+    @pytest.mark.parametrize(("counted", "attempt"), [(True, 2), (False, 1)])
+    async def test_another_processor_has_it_at_once(
+        self, gateway: JobStore, a: Processor, b: Processor, counted: bool, attempt: int
+    ) -> None:
+        prediction_id = await submitted(gateway)
+        await a.store.release([await a.claim_one()], counted=counted)
+        assert await status(gateway, prediction_id) == Status.QUEUED
+        assert await gateway.depth() == 1
+        job = await b.claim_one()
+        assert (job.id, job.attempt) == (prediction_id, attempt)
+        assert await b.store.finish([(job, DONE)]) == [True]
+        assert await gateway.depth() == 0
+
+    async def test_twice_is_once(self, gateway: JobStore, a: Processor, b: Processor) -> None:
+        await submitted(gateway)
+        job = await a.claim_one()
+        await a.store.release([job], counted=False)
+        await a.store.release([job], counted=False)
+        assert (await b.claim_one()).attempt == 1
+
+    async def test_the_queue_can_still_be_measured(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+        for i in islice(keys.new_ids(1), 3):
+            await gateway.submit(Submission(i, b"1"))
+        await a.store.release(await a.claim(1), counted=True)
+        assert group(raw)["lag"] == 3
+
+
+class TestCancel:
+    async def test_a_queued_job_never_runs(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+        gone, other = list(islice(keys.new_ids(1), 2))
+        for i in (gone, other):
+            await gateway.submit(Submission(i, b"1"))
+        assert await gateway.cancel(gone, SORRY) == "cancelled"
+        assert await gateway.read(gone) == CANCELLED
+        assert raw.ttl(keys.job(gone, gateway.partitions)) > 0
+        # its entry stays until a processor meets it, else autoscalers could not read the lag
+        assert group(raw)["lag"] == 2
+        assert [job.id for job in await a.claim()] == [other]
+        assert raw.xlen(keys.jobs(0)) == 1
+        assert (group(raw)["pending"], group(raw)["lag"]) == (1, 0)
+
+    async def test_a_running_job_is_taken_from_its_processor(
+        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+    ) -> None:
+        prediction_id = await submitted(gateway)
+        job = await a.claim_one()
+        async with a.store.subscription() as subscription:
+            assert await gateway.cancel(prediction_id, SORRY) == "cancelled"
+            assert await heard(subscription, 1) == [(prediction_id, JobState(Status.CANCELLED))]
+        assert entries(raw, gateway.partitions) == 0
+        assert await a.store.extend([job]) == [job]
+        assert await a.store.finish([(job, DONE)]) == [False]
+        await a.store.release([job], counted=True)
+        assert await b.reclaim() == []
+        state = await gateway.read(prediction_id)
+        assert state == CANCELLED._replace(queue_us=job.queue_us)
+
+    async def test_a_finished_job_stays_as_it_is(self, gateway: JobStore, a: Processor) -> None:
+        prediction_id = await submitted(gateway)
+        await a.store.finish([(await a.claim_one(), DONE)])
+        assert await gateway.cancel(prediction_id, SORRY) == "finished"
+        assert await status(gateway, prediction_id) == Status.SUCCEEDED
+        gone = await submitted(gateway)
+        assert await gateway.cancel(gone, SORRY) == "cancelled"
+        assert await gateway.cancel(gone, SORRY) == "finished"
+
+    async def test_only_mine_spares_what_another_waits_for(
+        self, gateway: JobStore, make_store: MakeStore
+    ) -> None:
+        other = make_store("other")
+        mine = await submitted(gateway, watch=True)
+        nobodys = await submitted(gateway)
+        shared = await submitted(gateway, watch=True)
+        await other.watch(shared)
+        followed = await submitted(gateway, watch=True)
+        await gateway.watch(followed, changes=True)  # a WebSocket on this very gateway
+        assert [
+            await gateway.cancel(i, SORRY, only_mine=True) for i in (mine, nobodys, shared, followed)
+        ] == [
+            "cancelled",
+            "watched",
+            "watched",
+            "watched",
+        ]
+        assert await status(gateway, shared) == Status.QUEUED
+
+    async def test_who_watches_is_told(self, gateway: JobStore) -> None:
+        async with gateway.subscription() as subscription:
+            prediction_id = await submitted(gateway, watch=True)
+            await gateway.cancel(prediction_id, SORRY)
+            ((told, state),) = await heard(subscription, 1)
+        assert (told, state.status, state.fault) == (prediction_id, Status.CANCELLED, Fault.CANCELLED)
+        assert state.payload == CANCELLED.payload
+
+
+class TestWatch:
+    async def test_a_watcher_is_told_the_end_once(
+        self, gateway: JobStore, make_store: MakeStore, a: Processor, raw: Any
+    ) -> None:
+        other = make_store("other")
+        prediction_id = await submitted(gateway)
+        async with gateway.subscription() as here, other.subscription() as there:
+            for store in (gateway, gateway, other, gateway):
+                state = await store.watch(prediction_id)
+                assert state == JobState(Status.QUEUED, b"1")
+            job = await a.claim_one()
+            await a.store.finish([(job, DONE)])
+            await a.store.finish([(job, DONE)])
+            end = (prediction_id, JobState(Status.SUCCEEDED, None, "", b'"done"', job.queue_us, 42))
+            for store, subscription in ((gateway, here), (other, there)):
+                assert await heard(subscription, 1) == [end]
+                await nothing_more(store, subscription, raw)
+
+    @pytest.mark.parametrize("order", [(True, False), (False, True)], ids=["first", "last"])
+    async def test_who_wants_every_change_is_told_each_once(
+        self, gateway: JobStore, a: Processor, raw: Any, order: Sequence[bool]
+    ) -> None:
+        prediction_id = await submitted(gateway)
+        async with gateway.subscription() as subscription:
+            for changes in (*order, *order):
+                await gateway.watch(prediction_id, changes=changes)
+            await a.store.release([await a.claim_one()], counted=True)
+            await a.store.finish([(await a.claim_one(), DONE)])
+            told = await heard(subscription, 4)
+            assert [state.status for _, state in told] == ["processing", "queued", "processing", "succeeded"]
+            await nothing_more(gateway, subscription, raw)
+
+    async def test_who_only_looks_is_told_nothing(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+        prediction_id = await submitted(gateway)
+        async with gateway.subscription() as subscription:
+            await gateway.read(prediction_id)
+            await a.store.finish([(await a.claim_one(), DONE)])
+            await nothing_more(gateway, subscription, raw)
+
+    async def test_who_comes_late_sees_the_end_at_once_and_is_told_nothing(
+        self, gateway: JobStore, a: Processor, raw: Any
+    ) -> None:
+        prediction_id = await submitted(gateway)
+        await a.store.finish([(await a.claim_one(), DONE)])
+        async with gateway.subscription() as subscription:
+            state = await gateway.watch(prediction_id, changes=True)
+            assert state is not None
+            assert (state.final, state.payload) == (True, b'"done"')
+            await nothing_more(gateway, subscription, raw)
+
+    @pytest.mark.parametrize(("size", "travels"), [(8192, True), (8193, False)])
+    async def test_a_large_end_is_announced_without_its_payload(
+        self, gateway: JobStore, a: Processor, size: int, travels: bool
+    ) -> None:
+        payload = b'"' + b"x" * (size - 2) + b'"'
+        async with gateway.subscription() as subscription:
+            prediction_id = await submitted(gateway, watch=True)
+            await a.store.finish([(await a.claim_one(), Outcome(Status.SUCCEEDED, payload))])
+            ((_, announced),) = await heard(subscription, 1)
+        assert announced.status == Status.SUCCEEDED
+        assert announced.payload == (payload if travels else b"")
+        state = await gateway.read(prediction_id)
+        assert state is not None
+        assert state.payload == payload
+
+    async def test_a_batch_is_one_message(self, gateway: JobStore, a: Processor) -> None:
+        async with gateway.subscription() as subscription:
+            ids = list(islice(keys.new_ids(1), 20))
+            await asyncio.gather(*[gateway.submit(Submission(i, b"1", watch=True)) for i in ids])
+            outcome = Outcome(Status.SUCCEEDED, rb'"spaces  and \n escapes"')
+            await a.store.finish([(job, outcome) for job in await a.claim()])
+            payload = await subscription.receive()
+            assert payload is not None
+            told = dict(parse_announcement(payload))
+        assert list(told) == ids
+        assert {state.payload for state in told.values()} == {outcome.payload}
+
+
+class TestLeave:
+    async def test_it_gives_back_what_it_never_started_and_is_gone(
+        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+    ) -> None:
+        ids = list(islice(keys.new_ids(1), 3))
+        for i in ids:
+            await gateway.submit(Submission(i, b"1"))
+        (job,) = await a.claim(1)
+        await a.store.finish([(job, DONE)])
+        raw.xreadgroup(keys.GROUP, a.store.name, {keys.jobs(0): ">"}, count=1)
+        await a.store.leave()
+        assert raw.xinfo_consumers(keys.jobs(0), keys.GROUP) == []
+        assert group(raw)["lag"] == 2
+        assert sorted((job.id, job.attempt) for job in await b.claim()) == sorted((i, 1) for i in ids[1:])
+
+    async def test_what_runs_goes_back_too_without_counting_the_attempt(
+        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+    ) -> None:
+        prediction_id = await submitted(gateway)
+        old = await a.claim_one()
+        await a.store.leave()
+        assert raw.xinfo_consumers(keys.jobs(old.partition), keys.GROUP) == []
+        assert await status(gateway, prediction_id) == Status.QUEUED
+        assert await a.store.finish([(old, BROKEN)]) == [False]
+        job = await b.claim_one()
+        assert (job.id, job.attempt) == (prediction_id, 1)
+        assert await b.store.finish([(job, DONE)]) == [True]
+
+    async def test_it_leaves_the_others_alone(self, gateway: JobStore, a: Processor, b: Processor) -> None:
+        await submitted(gateway)
+        old = await a.claim_one()
+        (new,) = await b.reclaim()
+        await a.store.leave()
+        assert await b.store.extend([old, new]) == [old]
+        assert await b.store.finish([(new, DONE)]) == [True]
+
+    async def test_leaving_without_ever_having_claimed(self, gateway: JobStore, a: Processor) -> None:
+        await a.store.leave()
+
+    async def test_the_dead_are_removed_but_not_those_who_hold_something(
+        self, gateway: JobStore, a: Processor, b: Processor, raw: Any, partitions: int
+    ) -> None:
+        await gateway.submit(Submission(new_id(), b"1"))
+        (job,) = await a.claim()
+        assert await b.claim() == []
+
+        def idle_ms() -> int:
+            return min(
+                c["idle"] for p in range(partitions) for c in raw.xinfo_consumers(keys.jobs(p), keys.GROUP)
+            )
+
+        await eventually(lambda: idle_ms() > 2)
+        assert await gateway.remove_dead_consumers(idle_s=60) == 0
+        await gateway.remove_dead_consumers(idle_s=0.001)
+        assert [c["name"] for c in raw.xinfo_consumers(keys.jobs(0), keys.GROUP)] == [a.store.name]
+        assert await a.store.finish([(job, DONE)]) == [True]

@@ -1,0 +1,231 @@
+"""The job store when its server is wrong, away, empty, silent or out of memory."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import job_store, keys
+from common.errors import StoreMisconfigured, StoreUnavailable
+from common.job_store import JobStore, Outcome, Submission
+from common.states import Status
+from tests.common.conftest import MakeStore, Processor
+from tools.embedded_server import EmbeddedServer
+
+pytestmark = pytest.mark.leaves_jobs("what counts here is what the store says while its server fails")
+
+DONE = Outcome(Status.SUCCEEDED, b'"done"')
+SUBMISSION = Submission(next(keys.new_ids(1)), b"1")
+
+
+async def everything(gateway: JobStore, processor: Processor) -> dict[str, Callable[[], Awaitable[Any]]]:
+    """Each method of the store that asks the server, on a job that `processor` has."""
+    assert await gateway.submit(SUBMISSION) in ("queued", "known")
+    job = await processor.claim_one()
+    store = processor.store
+    return {
+        "submit": lambda: gateway.submit(SUBMISSION),
+        "watch": lambda: gateway.watch(SUBMISSION.id),
+        "read": lambda: gateway.read(SUBMISSION.id),
+        "claim": processor.claim,
+        "reclaim": lambda: processor.reclaim(idle_s=60),
+        "extend": lambda: store.extend([job]),
+        "finish": lambda: store.finish([(job, DONE)]),
+        "release": lambda: store.release([job], counted=True),
+        "cancel": lambda: gateway.cancel(SUBMISSION.id, "Prediction cancelled."),
+        "depth": gateway.depth,
+        "ping": gateway.ping,
+        "remove_dead_consumers": lambda: gateway.remove_dead_consumers(idle_s=60),
+        "leave": store.leave,
+        "prepare": gateway.prepare,
+        "subscription": lambda: subscribed(gateway),
+    }
+
+
+async def subscribed(store: JobStore) -> None:
+    async with store.subscription():
+        pass
+
+
+class TestAServerThatForgets:
+    async def test_its_scripts(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+        for call in (await everything(gateway, a)).values():
+            raw.script_flush()
+            await call()
+        state = await gateway.read(SUBMISSION.id)
+        assert state is not None
+        assert state.status == Status.SUCCEEDED
+
+    @pytest.mark.parametrize("new", [False, True], ids=["empty", "with a new job"])
+    async def test_everything(self, gateway: JobStore, a: Processor, raw: Any, new: bool) -> None:
+        """Nothing but StoreUnavailable comes out, whatever is called first, and nothing pretends to have worked."""
+        for name, call in (await everything(gateway, a)).items():
+            raw.flushall()
+            if new:  # its stream is there again, without the group
+                await gateway.submit(Submission(next(keys.new_ids(1)), b"1"))
+            try:
+                reply = await call()
+            except StoreUnavailable:
+                continue
+            if name == "extend":
+                assert [job.id for job in reply] == [SUBMISSION.id]
+            elif name == "finish":
+                assert reply == [False]
+            elif name == "cancel":
+                assert reply == "unknown"
+            elif name in ("read", "watch"):
+                assert reply is None
+
+    @pytest.mark.parametrize("how", ["claim", "reclaim"])
+    async def test_its_groups_which_are_made_again(
+        self, gateway: JobStore, a: Processor, raw: Any, how: str
+    ) -> None:
+        raw.flushall()
+        ids = list(islice(keys.new_ids(gateway.partitions), 8))
+        await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
+        for reader in a.readers:
+            with pytest.raises(StoreUnavailable, match="group"):
+                await (a.store.claim(reader, 1) if how == "claim" else a.store.reclaim(reader, 1, idle_s=0))
+        assert sorted(job.id for job in await a.claim()) == sorted(ids)
+
+
+class TestAServerThatIsWrong:
+    @pytest.fixture
+    def config(self, raw: Any) -> Iterator[Callable[[str, Any], None]]:
+        """CONFIG SET, put back after the test."""
+        before = raw.config_get("maxmemory*")
+        yield raw.config_set
+        for name in ("maxmemory", "maxmemory-policy"):
+            raw.config_set(name, before[name])
+
+    async def test_one_that_would_evict_jobs_is_refused(
+        self, gateway: JobStore, config: Callable[[str, Any], None]
+    ) -> None:
+        config("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(StoreMisconfigured, match=r"allkeys-lru.*set maxmemory-policy noeviction"):
+            await gateway.prepare()
+        with pytest.raises(StoreMisconfigured):
+            await gateway.prepare_when_up(asyncio.Event())
+
+    async def test_one_that_is_too_old_is_refused(
+        self, gateway: JobStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(job_store, "MIN_VERSION", (99, 0))
+        with pytest.raises(StoreMisconfigured, match="is too old"):
+            await gateway.prepare()
+
+    async def test_out_of_memory_it_takes_no_jobs_and_finishes_those_it_has(
+        self, gateway: JobStore, a: Processor, config: Callable[[str, Any], None]
+    ) -> None:
+        ids = list(islice(keys.new_ids(1), 4))
+        for i in ids:
+            await gateway.submit(Submission(i, b"1", watch=True))
+        running, given_back = await a.claim(2)
+        config("maxmemory", 1)
+        with pytest.raises(StoreUnavailable, match="memory"):
+            await gateway.submit(SUBMISSION)
+        await gateway.prepare()
+        assert await gateway.cancel(ids[3], "Prediction cancelled.") == "cancelled"
+        (queued,) = await a.claim()
+        await a.store.release([given_back], counted=True)
+        assert await a.store.extend([running, queued]) == []
+        assert await a.store.finish([(running, DONE), (queued, DONE)]) == [True, True]
+        assert await a.store.finish([(await a.claim_one(), DONE)]) == [True]
+        assert await gateway.depth() == 0
+        config("maxmemory", 0)
+        assert await gateway.read(SUBMISSION.id) is None
+        assert await gateway.submit(SUBMISSION) == "queued"
+
+    @pytest.fixture
+    def url_of(self, raw: Any, redis_url: str) -> Iterator[Callable[[str], str]]:
+        """The server's address with another user and password; "limited" may do next to nothing."""
+        raw.acl_setuser("limited", enabled=True, passwords=["+secret"], commands=["+ping", "+hello"])
+        yield lambda user: redis_url.replace("unix://", f"unix://{user}@")
+        raw.acl_deluser("limited")
+
+    @pytest.mark.parametrize("user", ["limited:wrong", "nobody:secret", "limited:secret"])
+    async def test_one_that_refuses_us_says_where_to_look(
+        self, url_of: Callable[[str], str], open_store: MakeStore, user: str
+    ) -> None:
+        gateway = open_store(url_of(user), name="gate")
+        for call in (gateway.prepare, lambda: gateway.submit(SUBMISSION), gateway.depth):
+            with pytest.raises(StoreMisconfigured, match="check the user and password in REDIS_URL"):
+                await call()
+
+
+class TestAServerThatIsAway:
+    @pytest.fixture
+    async def own(self, tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+        """A server that only this test has, and may stop."""
+        with EmbeddedServer(tmp_path, extra=["--appendfsync", "always"]) as server:
+            yield server
+
+    async def test_every_call_says_so_and_all_goes_on_once_it_is_back(
+        self, own: EmbeddedServer, open_store: MakeStore
+    ) -> None:
+        gateway = open_store(own.url, name="gate")
+        await gateway.prepare()
+        a = Processor(open_store(own.url, name="proc-a"))
+        calls = await everything(gateway, a)
+        own.kill()
+        for call in calls.values():
+            with pytest.raises(StoreUnavailable):
+                async with asyncio.timeout(2):
+                    await call()
+        own.start()
+        assert await calls["submit"]() == "known"
+        assert await calls["extend"]() == []
+        assert await calls["finish"]() == [True]
+        assert await calls["depth"]() == 0
+
+    async def test_a_start_waits_for_it(self, own: EmbeddedServer, open_store: MakeStore) -> None:
+        gateway = open_store(own.url, name="gate")
+        own.stop()
+        stop = asyncio.Event()
+        waiting = asyncio.create_task(gateway.prepare_when_up(stop))
+        await asyncio.sleep(0)
+        own.start()
+        assert await waiting is True
+        assert await gateway.submit(SUBMISSION) == "queued"
+
+    async def test_a_start_that_waits_can_be_stopped(
+        self, own: EmbeddedServer, open_store: MakeStore
+    ) -> None:
+        own.stop()
+        stop = asyncio.Event()
+        waiting = asyncio.create_task(open_store(own.url, name="gate").prepare_when_up(stop))
+        await asyncio.sleep(0)
+        stop.set()
+        assert await waiting is False
+
+    async def test_a_silent_one_is_away_and_a_repeat_is_harmless(
+        self, own: EmbeddedServer, open_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gateway = open_store(own.url, name="gate")
+        await gateway.prepare()
+        monkeypatch.setattr("common.redis_connections.COMMAND_TIMEOUT_S", 0.1)
+        impatient = open_store(own.url, name="gate")
+        await impatient.read(SUBMISSION.id)
+        own.send_signal(signal.SIGSTOP)
+        with pytest.raises(StoreUnavailable):
+            await impatient.submit(SUBMISSION)
+        own.send_signal(signal.SIGCONT)
+        assert await gateway.submit(SUBMISSION) in ("queued", "known")
+        assert await gateway.depth() == 1
+
+
+async def test_a_small_job_takes_little_memory(gateway: JobStore, raw: Any) -> None:
+    input_ = b'"%s"' % (b"x" * 98)
+
+    async def submit(count: int) -> None:
+        ids = islice(keys.new_ids(gateway.partitions), count)
+        await asyncio.gather(*[gateway.submit(Submission(i, input_)) for i in ids])
+
+    await submit(100)
+    before = raw.info("memory")["used_memory_dataset"]
+    await submit(4000)
+    assert (raw.info("memory")["used_memory_dataset"] - before) / 4000 < 400

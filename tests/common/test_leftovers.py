@@ -1,0 +1,33 @@
+"""The check that runs after each test: does it see what it is there for?"""
+
+from typing import Any
+
+import pytest
+
+from common import keys
+from common.job_store import JobStore, Outcome, Submission
+from common.states import Status
+from tests.common.conftest import Processor
+from tests.conftest import leftovers
+
+
+@pytest.mark.leaves_jobs("that is what is looked at")
+async def test_a_job_that_was_not_finished_is_found(gateway: JobStore, a: Processor, raw: Any) -> None:
+    prediction_id = next(keys.new_ids(1))
+    await gateway.submit(Submission(prediction_id, b"1"))
+    stream, job = keys.jobs(0), keys.job(prediction_id, 1)
+    assert leftovers(raw) == [f"1 entries in {stream}", f"{job} (queued) without a TTL"]
+    await a.store.claim(a.readers[0], 1)
+    assert leftovers(raw) == [
+        f"1 entries in {stream}",
+        f"1 pending entries in {stream}",
+        f"consumer proc-a of {stream}",
+        f"{job} (processing) without a TTL",
+    ]
+
+
+async def test_nothing_is_found_after_work_well_done(gateway: JobStore, a: Processor, raw: Any) -> None:
+    await gateway.submit(Submission(next(keys.new_ids(gateway.partitions)), b"1"))
+    await a.store.finish([(await a.claim_one(), Outcome(Status.SUCCEEDED, b"1"))])
+    await a.store.leave()
+    assert leftovers(raw) == []
