@@ -67,6 +67,7 @@ class GroupCommit(Generic[Item, Reply]):
             return
         try:
             replies = await self._send(items)
+            answered = list(zip(futures, replies, strict=True))
         except BaseException as error:
             for future in futures:
                 if not future.done():
@@ -77,6 +78,6 @@ class GroupCommit(Generic[Item, Reply]):
             if not isinstance(error, Exception):
                 raise
             return
-        for future, reply in zip(futures, replies, strict=True):
+        for future, reply in answered:
             if not future.done():
                 future.set_result(reply)

@@ -39,12 +39,12 @@ _PASSING_WORDS = (
     "UNBLOCKED ", "BUSY ", "NOGROUP ",
 )  # fmt: skip
 _REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
-_REFUSED_WORDS = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username-password pair", "invalid password")
 
 
 def translate(error: Exception) -> Exception:
     """Our error for one of redis-py's; what is neither passing nor refused is a fault of ours and stays as it is."""
-    if isinstance(error, _REFUSED) or any(word in str(error) for word in _REFUSED_WORDS):
+    # while it connects, redis-py wraps a refusal in a ConnectionError
+    if isinstance(error, _REFUSED) or isinstance(error.__cause__, _REFUSED):
         return StoreMisconfigured(f"Redis refuses us ({error}): check the user and password in REDIS_URL.")
     if isinstance(error, _PASSING) or any(word in str(error) for word in _PASSING_WORDS):
         return StoreUnavailable(f"Redis is not available ({type(error).__name__}: {error}).")
@@ -173,17 +173,19 @@ class Subscription:
     async def receive(self) -> bytes | None:
         """The next payload, or None for a sign of life without one. Raises StoreUnavailable."""
         try:
-            try:
-                reply = await self._read()
-            except exceptions.TimeoutError:
+            reply = await self._read()
+            if reply is None:
                 await self._connection.send_packed_command(self._connection.pack_command("PING"))
                 reply = await self._read()
+            if reply is None:
+                raise exceptions.TimeoutError("the subscription's connection is silent")
         except Exception as error:
             raise translate(error) from error
         is_message = isinstance(reply, list) and reply[0] == b"smessage"
         return reply[2] if is_message else None
 
     async def _read(self) -> Any:
+        """None when the time is up: redis-py does not raise for a timeout that is its argument."""
         return await self._connection.read_response(
             disable_decoding=True, timeout=self.PING_S, disconnect_on_error=False
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, cast
 
+import httptools
 import orjson
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,6 +19,7 @@ from websockets.server import ServerProtocol
 from common.errors import StartFault
 
 WS_MAX_BYTES = 4096  # a subscriber has nothing to say
+MAX_HEAD_BYTES = 1 << 16  # request line and headers, give or take one read
 
 
 class _WholeAnswers:
@@ -52,19 +54,63 @@ class _WholeAnswers:
 
 
 class JsonHttpProtocol(HttpToolsProtocol):
-    """uvicorn answers what is not HTTP in plain text; the contract wants JSON everywhere."""
+    """uvicorn's protocol with three repairs: what is not HTTP is answered in JSON, a head without end is refused
+    (uvicorn keeps it all in memory), and an upgrade that is not on offer is ignored, as RFC 9110 has it (httptools
+    drops the body of such a request; Java's HttpClient offers h2c with every one)."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._head_bytes = 0
         super().connection_made(cast(asyncio.Transport, _WholeAnswers(transport, self.loop)))
 
-    def send_400_response(self, msg: str) -> None:
-        body = b'{"error":"The request is not valid HTTP/1.1: check its request line and headers."}'
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        scope = self.scope
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+            else:
+                self._without_upgrade(rest=data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self._refuse(400, "The request is not valid HTTP/1.1: check its request line and headers.")
+        else:
+            in_head = self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
+            self._head_bytes = self._head_bytes + len(data) if in_head and self.scope is scope else 0
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431, f"The headers are larger than {MAX_HEAD_BYTES} bytes: send less.")
+
+    def on_headers_complete(self) -> None:
+        if not self._unwanted_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self._unwanted_upgrade():
+            super().on_message_complete()
+
+    def _unwanted_upgrade(self) -> bool:
+        return bool(self.parser.should_upgrade()) and not self._should_upgrade()
+
+    def _without_upgrade(self, *, rest: bytes) -> None:
+        """Start this request again on a new parser, with the upgrade taken out."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            return self._refuse(400, "This is not a proxy: send POST /predict.")
+        head = [b"%b %b HTTP/%b\r\n" % (method, self.url, version)]
+        head += [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.data_received(b"".join(head) + b"\r\n" + rest)
+
+    def _refuse(self, code: int, sentence: str) -> None:
+        body = orjson.dumps({"error": sentence})
         head = (
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            b"content-length: " + str(len(body)).encode() + b"\r\n\r\n"
+            f"HTTP/1.1 {code} {HTTPStatus(code).phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            f"content-length: {len(body)}\r\n\r\n"
         )
         if not self.transport.is_closing():
-            self.transport.write(head + body)
+            self.transport.write(head.encode() + body)
             self.transport.close()
 
 

@@ -1,7 +1,7 @@
 -- KEYS jobs   ARGV tag, id, sentence (JSON), ttl, only ('' or a gateway's name: cancel only if nobody but it watches)
 -- Replies cancelled | finished | unknown | watched.
--- A queued job's entry stays where it is until a processor meets it: deleting an undelivered entry would turn the
--- group's lag into nil, and autoscalers read the lag. A running job's processor is told through its own channel.
+-- A queued job's entry stays where it is until a processor meets it: deleting an entry that was never delivered
+-- makes the group's lag unknown for as long as it takes to be passed. A running job's processor is told through its own channel.
 local jobs, tag, id, sentence, ttl, only = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local key = tag .. ':job:' .. id
 local job = redis.call('HMGET', key, 'status', 'owner', 'entry', 'watchers', 'created', 'started')
