@@ -85,6 +85,8 @@ class Worker:
                 for claim in self._claims:
                     claim.cancel()  # what it was being given, `leave` gives back
                 await asyncio.wait(self._claims)
+                # an answer means that the server saw our readers go: what we give back is not delivered to them
+                await self._store.ping()
                 await self._give_back_uncounted(self._batcher.clear())
                 while self._in_hand:
                     self._room.clear()
@@ -206,7 +208,7 @@ class Worker:
             metrics.PREDICT_SECONDS.observe(spent)
         except ModelDied as died:
             log.warning("model process died", why=str(died), predictions=[job.id for job in unanswered])
-            #self._running[model] = []  # a late cancellation must not end the next process
+            self._running[model] = []  # a late cancellation must not end the next process
             await self._after_death(model, unanswered, died)
 
     async def _after_death(self, model: ModelProcess, jobs: list[Job], died: ModelDied) -> None:

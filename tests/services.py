@@ -6,7 +6,6 @@ looked at again. Each test that fails shows what its services logged.
 """
 
 import http.client
-import json
 import os
 import signal
 import subprocess
@@ -20,7 +19,7 @@ from typing import Any, Self
 import pytest
 
 from tools.child_process import ending, start_child
-from tools.embedded_server import EmbeddedServer, free_port
+from tools.embedded_server import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 ECHO = f"{ROOT}/examples/echo.py:echo"
@@ -84,10 +83,14 @@ class Service:
         return self
 
     def is_ready(self) -> bool:
+        return self.answers("/readyz") == 200
+
+    def answers(self, path: str) -> int | None:
+        """The code, None while nobody answers."""
         try:
-            return self.get("/readyz")[0] == 200
+            return self.get(path)[0]
         except (OSError, http.client.HTTPException):
-            return False
+            return None
 
     def send_signal(self, number: int) -> None:
         """SIGSTOP, SIGCONT, or SIGTERM without waiting for its end."""
@@ -121,8 +124,9 @@ class Services:
     """Starts services on one Redis server."""
 
     def __init__(self, redis_url: str, folder: Path, *, partitions: int) -> None:
+        self.redis_url = redis_url
         self._folder = folder
-        self._started: list[Service] = []
+        self.started: list[Service] = []
         passed_on = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
         # the working directory is `folder`: a developer's .env is not read
         self._env = passed_on | {
@@ -145,25 +149,33 @@ class Services:
     def _start(self, name: str, port_name: str, settings: dict[str, Any], *, wait: bool) -> Service:
         port = free_port()
         env = self._env | {port_name: str(port)} | {key: str(value) for key, value in settings.items()}
-        log = self._folder / f"{name}-{len(self._started)}.log"
+        log = self._folder / f"{name}-{len(self.started)}.log"
         service = Service(name, port, env, log)
-        self._started.append(service)
+        self.started.append(service)
         return service.ready() if wait else service
 
-    def show_logs(self) -> None:
-        """Print what was logged since the last call: pytest shows it if the test failed."""
-        for service in self._started:
+    def show_logs(self) -> list[tuple[str, str]]:
+        """Print what was logged since the last call: pytest shows it if the test failed. Returns (service, log)."""
+        logs = []
+        for service in self.started:
             if new := service.new_log():
+                logs.append((service.name, new))
                 print(f"--- {service.name} at {service.url}\n{new}")
+        return logs
+
+    def forget_logs(self) -> None:
+        """What was logged so far is nobody's business now."""
+        for service in self.started:
+            service.new_log()
 
     def stop(self) -> None:
         """Stop all that still run, at the same time; each must end with exit code 0."""
-        for service in self._started:
+        for service in self.started:
             if service.process.poll() is None:
                 service.send_signal(signal.SIGCONT)
                 service.send_signal(signal.SIGTERM)
         faults = []
-        for service in self._started:
+        for service in self.started:
             try:
                 service.stopped()
             except AssertionError as error:

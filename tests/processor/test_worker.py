@@ -1,0 +1,536 @@
+"""The worker's loop in this process, with real model processes and a real server: which predictions run where and
+how often, and what becomes of them. What needs a whole processor is in test_service.py.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from common.errors import ModelFault
+from common.job_store import Job, JobStore, Outcome
+from common.settings import ProcessorSettings
+from common.states import Fault, Status
+from processor.service import Processor
+from processor.worker import Worker
+from tests.conftest import eventually
+from tests.processor.conftest import Book, Client, WriteModel
+
+BLOCK_S = 0.05
+#: long enough for inputs that are submitted together to be one batch, whatever their partitions
+FILL_MS = 500
+
+
+class Running:
+    """A processor's inside, at work."""
+
+    def __init__(self, processor: Processor) -> None:
+        self.store = processor.store
+        self.models = processor.models
+        self.worker = Worker(processor.store, processor.models, processor.settings)
+        self.task = asyncio.create_task(self.worker.run())
+
+    async def stop(self) -> None:
+        if not self.task.done():
+            await self.worker.drain(10)
+            self.task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.task
+        await asyncio.gather(*(model.stop() for model in self.models))
+        await self.store.aclose()
+
+
+Work = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def work(
+    client: Client, redis_url: str, partitions: int, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Work]:
+    """`await work(spec, max_attempts=1)` starts a worker; it is drained after the test."""
+    monkeypatch.setattr("common.job_store.BLOCK_S", BLOCK_S)
+    started: list[Running] = []
+
+    async def start(spec: str, **settings: Any) -> Running:
+        given = {"redis_url": redis_url, "partitions": partitions, "model": spec} | settings
+        processor = Processor(ProcessorSettings(**given))
+        await asyncio.gather(*(model.start() for model in processor.models))
+        started.append(Running(processor))
+        return started[-1]
+
+    yield start
+    await asyncio.gather(*(running.stop() for running in started))
+
+
+def metric(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"foretell_{name}", labels) or 0.0
+
+
+class TestOneBadPrediction:
+    async def test_every_result_goes_to_its_own_prediction(
+        self, client: Client, work: Work, write_model: WriteModel
+    ) -> None:
+        await work(write_model("def Model(input): return {'twice': 2 * input}"))
+        assert await client.results(*range(200)) == [{"twice": 2 * n} for n in range(200)]
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "def Model(input): return 12 // input",
+            "class Model:\n    def predict_batch(self, inputs): return [12 // i for i in inputs]",
+        ],
+    )
+    async def test_one_that_raises_fails_alone(
+        self, client: Client, work: Work, write_model: WriteModel, source: str
+    ) -> None:
+        await work(write_model(source), max_batch_wait_ms=FILL_MS, max_batch_size=4)
+        ids = await client.submit(1, 0, 3, 4)
+        assert [await client.result(i) for i in ids] == [
+            12,
+            "Prediction failed: ZeroDivisionError: integer division or modulo by zero",
+            4,
+            3,
+        ]
+        bad = await client.end(ids[1])
+        assert (bad.status, bad.fault) == (Status.FAILED, Fault.MODEL)
+        assert client.attempt(ids[1]) == 1
+        assert client.dead() == []
+
+    async def test_one_that_the_hints_refuse(
+        self, client: Client, work: Work, write_model: WriteModel
+    ) -> None:
+        await work(write_model("def Model(input: int): return input"))
+        (bad,) = await client.submit("text")
+        assert (await client.end(bad)).fault == Fault.INPUT
+
+    async def test_the_mates_of_one_that_kills_its_process_succeed(
+        self,
+        client: Client,
+        work: Work,
+        write_model: WriteModel,
+        book: Book,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("processor.worker.CANCEL_GRACE_S", 0.1)
+        restarts = metric("model_restarts_total")
+        await work(
+            write_model("""
+                from book import *
+                class Model:
+                    def predict_batch(self, inputs):
+                        for i in inputs: note(i)
+                        if "bad" in inputs: os._exit(9)
+                        return inputs
+            """),
+            max_batch_wait_ms=FILL_MS,
+            max_batch_size=4,
+        )
+        first, bad, *more = await client.submit("first", "bad", "third", "last")
+        assert [await client.result(i) for i in (first, *more)] == ["first", "third", "last"]
+        end = await client.end(bad)
+        sentence = "Prediction failed: the model process exited with code 9, at each of 3 attempts."
+        assert (end.status, end.fault) == (Status.FAILED, Fault.CRASH)
+        assert await client.result(bad) == sentence
+        assert client.dead() == [{"id": bad, "error": f'"{sentence}"', "attempts": "3"}]
+        assert [client.attempt(i) for i in (first, *more)] == [1, 1, 1]  # their mate's fault is not theirs
+        assert book.notes.count("bad") == 4  # once among others, then alone MAX_ATTEMPTS times
+        assert await client.results("next") == ["next"]
+        assert metric("model_restarts_total") == restarts + 4
+
+    async def test_the_mates_in_a_run_of_single_predictions_succeed(
+        self, client: Client, work: Work, write_model: WriteModel
+    ) -> None:
+        await work(
+            write_model("import os\ndef Model(input): return os._exit(9) if input == 'bad' else input"),
+            max_attempts=1,
+        )
+        await client.results(*range(50))  # quick: from now on it is given runs of inputs
+        words = [f"word {n}" for n in range(20)]
+        *found, bad = await client.results(*words[:10], *words[10:], "bad")
+        assert found == words
+        assert bad == "Prediction failed: the model process exited with code 9."
+
+    async def test_one_that_runs_too_long_is_stopped_and_tried_again(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        await work(
+            write_model("""
+                from book import *
+                def Model(input):
+                    note(input)
+                    if input == "bad": time.sleep(3600)
+                    return input
+            """),
+            predict_timeout_s=0.3,
+            max_attempts=2,
+        )
+        bad, good = await client.submit("bad", "good")
+        assert await client.result(good) == "good"
+        end = await client.end(bad)
+        assert (end.status, end.fault) == (Status.FAILED, Fault.TIMEOUT)
+        sentence = (
+            "Prediction failed: the model ran longer than 0.3 s and was stopped, at each of 2 attempts."
+        )
+        assert await client.result(bad) == sentence
+        assert book.notes.count("bad") == 2
+        assert [job["id"] for job in client.dead()] == [bad]
+
+    async def test_one_that_kills_its_process_once_succeeds_after_all(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        await work(
+            write_model("""
+                from book import *
+                def Model(input):
+                    if not allowed("again"):
+                        allow("again")
+                        os._exit(9)
+                    return input
+            """)
+        )
+        (unlucky,) = await client.submit("unlucky")
+        assert await client.result(unlucky) == "unlucky"
+        assert client.attempt(unlucky) == 2
+        assert client.dead() == []
+
+
+class TestSharing:
+    """Predictions here wait for one another: they end only if they run at the same time."""
+
+    MEETING = """
+        from book import *
+        def Model(input):
+            note(input)
+            if isinstance(input, list):
+                mine, other = input
+                allow(mine)
+                wait_for(other)
+                return os.getpid()
+            time.sleep(input)
+    """
+
+    async def test_model_processes_work_at_the_same_time(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        await work(write_model(self.MEETING), model_processes=2)
+        first, second = await client.results(["a", "b"], ["b", "a"])
+        assert first != second
+
+    async def test_a_slow_model_leaves_work_to_an_idle_processor(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book, partitions: int
+    ) -> None:
+        if partitions > 1:
+            pytest.xfail("each partition's reader may already be asking for one prediction")
+        spec = write_model(self.MEETING)
+        first = await work(spec)
+        await client.results(0.12)  # it has shown to be slow
+        alone = await client.submit(["a", "b"])
+        await book.has("['a', 'b']")
+        held = await client.submit(["b", "a"])
+        await asyncio.sleep(4 * BLOCK_S)  # time for a wrong claim
+        assert await client.status(held[0]) == Status.QUEUED
+        second = await work(spec)
+        pids = [await client.result(i) for i in alone + held]
+        assert pids == [r.models[0]._process.pid for r in (first, second) if r.models[0]._process]
+
+    async def test_a_quick_model_collects_while_it_is_busy(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        await work(
+            write_model("""
+                from book import *
+                class Model:
+                    def predict_batch(self, inputs):
+                        if "hold" in inputs:
+                            note("holding")
+                            wait_for("go")
+                        return [len(inputs)] * len(inputs)
+            """),
+            max_batch_size=4,
+        )
+        await client.results(1)
+        (hold,) = await client.submit("hold")
+        await book.has("holding")
+        ids = [i for n in range(4) for i in await client.submit(n)]
+        for prediction_id in ids:
+            await client.becomes(prediction_id, "processing")
+        book.allow("go")
+        assert [await client.result(i) for i in ids] == [4, 4, 4, 4]
+        assert await client.result(hold) == 1
+
+
+class TestCancellation:
+    async def test_one_in_the_queue_never_runs(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        unwanted, wanted = await client.submit("unwanted", "wanted")
+        assert await client.store.cancel(unwanted, "Not wanted.") == "cancelled"
+        await work(write_model("from book import *\ndef Model(input): note(input); return input"))
+        assert await client.result(wanted) == "wanted"
+        await eventually(_empty(client))
+        assert book.notes == ["wanted"]
+
+    async def test_one_that_waits_in_the_processor_never_runs(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        await work(
+            write_model("""
+                from book import *
+                def Model(input):
+                    note(input)
+                    if input == "hold": wait_for("go")
+                    return input
+            """)
+        )
+        await client.results(*range(50))
+        (hold,) = await client.submit("hold")
+        await book.has("hold")
+        unwanted, wanted = await client.submit("unwanted", "wanted")
+        await client.becomes(unwanted, "processing")  # it is claimed
+        assert await client.store.cancel(unwanted, "Not wanted.") == "cancelled"
+        await asyncio.sleep(0.2)  # for the processor to hear of it
+        book.allow("go")
+        assert await client.result(wanted) == "wanted"
+        assert await client.result(hold) == "hold"
+        assert (await client.end(unwanted)).status == Status.CANCELLED
+        assert "unwanted" not in book.notes
+
+    async def test_a_running_one_is_stopped_and_its_mates_succeed(
+        self,
+        client: Client,
+        work: Work,
+        write_model: WriteModel,
+        book: Book,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("processor.worker.CANCEL_GRACE_S", 0.1)
+        await work(
+            write_model("""
+                from book import *
+                class Model:
+                    def predict_batch(self, inputs):
+                        if "hang" in inputs:
+                            note(os.getpid())
+                            time.sleep(3600)
+                        return [os.getpid()] * len(inputs)
+            """),
+            max_batch_size=3,
+            max_batch_wait_ms=FILL_MS,
+        )
+        first, hang, last = await client.submit("first", "hang", "last")
+        await eventually(lambda: len(book.notes) == 1)
+        assert await client.store.cancel(hang, "Not wanted.") == "cancelled"
+        assert [await client.result(i) for i in (first, last)] != [int(book.notes[0])] * 2
+        assert [client.attempt(i) for i in (first, last)] == [1, 1]
+        assert (await client.end(hang)).status == Status.CANCELLED
+        assert len(book.notes) == 1
+
+    async def test_one_that_ends_in_its_grace_costs_no_process(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        await work(
+            write_model("""
+                from book import *
+                def Model(input):
+                    note("running")
+                    wait_for("go")
+                    return os.getpid()
+            """)
+        )
+        (unwanted,) = await client.submit("unwanted")
+        await book.has("running")
+        await client.store.cancel(unwanted, "Not wanted.")
+        restarts = metric("model_restarts_total")
+        book.allow("go")
+        (pid,) = await client.results("next")
+        await asyncio.sleep(1.2)  # the grace is over
+        assert await client.results("another") == [pid]
+        assert metric("model_restarts_total") == restarts
+
+    async def test_many_cancelled_during_a_slow_restart_cost_one_restart(
+        self,
+        client: Client,
+        work: Work,
+        write_model: WriteModel,
+        book: Book,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("processor.worker.CANCEL_GRACE_S", 0.05)
+        await work(
+            write_model("""
+                from book import *
+                note("start")
+                if allowed("slow"): wait_for("go")
+                class Model:
+                    def predict_batch(self, inputs):
+                        note("call")
+                        if "hang" in inputs: time.sleep(3600)
+                        return inputs
+            """),
+            max_batch_size=4,
+            max_batch_wait_ms=FILL_MS,
+        )
+        first, *others = await client.submit("hang", "hang", "hang", "hang")
+        await book.has("call")
+        book.allow("slow")
+        await client.store.cancel(first, "Not wanted.")
+        await book.has("start", 2)
+        for prediction_id in others:
+            await client.store.cancel(prediction_id, "Not wanted.")
+        await asyncio.sleep(0.5)  # their grace is over
+        book.allow("go")
+        assert await client.results("next") == ["next"]
+        assert book.notes.count("start") == 2
+
+
+class TestLeases:
+    async def test_a_long_prediction_is_kept(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        spec = write_model("""
+            from book import *
+            def Model(input):
+                note("running")
+                wait_for("go")
+                return input
+        """)
+        await work(spec, lease_s=1)
+        (prediction_id,) = await client.submit("long")
+        await book.has("running")
+        second = await work(spec, lease_s=1)
+        reclaims = 0
+        reclaim = second.store.reclaim
+
+        async def counted(*args: Any, **more: Any) -> list[Job]:
+            nonlocal reclaims
+            reclaims += 1
+            return await reclaim(*args, **more)
+
+        second.store.reclaim = counted  # type: ignore[method-assign]
+        partitions = client.store.partitions
+        await eventually(lambda: reclaims >= 8 * partitions, 30)  # it tries every quarter of a lease
+        book.allow("go")
+        assert await client.result(prediction_id) == "long"
+        assert book.notes == ["running"]
+        assert client.attempt(prediction_id) == 1
+
+    async def test_a_late_result_is_refused(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book, redis_url: str
+    ) -> None:
+        await work(
+            write_model("""
+                from book import *
+                def Model(input):
+                    note("running")
+                    wait_for("go")
+                    return "late"
+            """)
+        )
+        (prediction_id,) = await client.submit("contested")
+        await book.has("running")
+        thief = JobStore(redis_url, name="thief", partitions=client.store.partitions)
+        stolen = [job for reader in thief.readers() for job in await thief.reclaim(reader, 9, idle_s=0)]
+        assert [(job.id, job.attempt) for job in stolen] == [(prediction_id, 2)]
+        refused = metric("predictions_total", status="refused")
+        book.allow("go")
+        await eventually(lambda: metric("predictions_total", status="refused") == refused + 1)
+        assert await client.status(prediction_id) == Status.PROCESSING
+        assert await thief.finish([(stolen[0], Outcome(Status.SUCCEEDED, b'"in time"'))]) == [True]
+        assert await client.result(prediction_id) == "in time"
+        assert await client.results("next") == ["late"]
+        await thief.leave()
+        await thief.aclose()
+
+    async def test_a_lost_lease_stops_the_work(
+        self,
+        client: Client,
+        work: Work,
+        write_model: WriteModel,
+        book: Book,
+        redis_url: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("processor.worker.CANCEL_GRACE_S", 0.05)
+        await work(
+            write_model("""
+                from book import *
+                def Model(input):
+                    if input == "next": return input
+                    note("running")
+                    time.sleep(3600)
+            """),
+            lease_s=0.5,
+        )
+        await client.submit("contested")
+        await book.has("running")
+        lost = metric("leases_lost_total")
+        thief = JobStore(redis_url, name="thief", partitions=client.store.partitions)
+        (job,) = [job for reader in thief.readers() for job in await thief.reclaim(reader, 9, idle_s=0)]
+        assert await client.results("next") == ["next"]  # on a new model process
+        assert metric("leases_lost_total") == lost + 1
+        assert await thief.finish([(job, Outcome(Status.SUCCEEDED, b'"done"'))]) == [True]
+        await thief.leave()
+        await thief.aclose()
+
+    async def test_what_a_dead_processor_held_is_taken_over(
+        self, client: Client, work: Work, write_model: WriteModel, redis_url: str
+    ) -> None:
+        dead = JobStore(redis_url, name="dead", partitions=client.store.partitions)
+        ids = await client.submit(*range(10))
+        held = [job for reader in dead.readers() for job in await dead.claim(reader, 100)]
+        assert len(held) == 10
+        await work(write_model("def Model(input): return 2 * input"), lease_s=0.5)
+        assert [await client.result(i) for i in ids] == [2 * n for n in range(10)]
+        assert {client.attempt(i) for i in ids} == {2}
+        await dead.leave()
+        await dead.aclose()
+
+    async def test_one_that_was_delivered_too_often_is_given_up(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book, redis_url: str
+    ) -> None:
+        (prediction_id,) = await client.submit("cursed")
+        for n in range(2):
+            dead = JobStore(redis_url, name=f"dead {n}", partitions=client.store.partitions)
+            for reader in dead.readers():
+                await (dead.claim(reader, 9) if n == 0 else dead.reclaim(reader, 9, idle_s=0))
+            await dead.aclose()
+        await work(
+            write_model("from book import *\ndef Model(input): note(input)"),
+            lease_s=0.5,
+            max_attempts=2,
+        )
+        end = await client.end(prediction_id)
+        assert (end.status, end.fault) == (Status.FAILED, Fault.GIVEN_UP)
+        assert [job["id"] for job in client.dead()] == [prediction_id]
+        assert book.notes == []
+        await client.store.remove_dead_consumers(idle_s=0.001)
+
+
+@pytest.mark.leaves_jobs("the worker dies with a prediction in hand")
+async def test_a_model_that_cannot_be_loaded_any_more_ends_the_service(
+    client: Client, work: Work, write_model: WriteModel, book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("processor.worker.START_TRIES", 2)
+    running = await work(
+        write_model("""
+            from book import *
+            if allowed("broken"): raise OSError("the weights are gone")
+            def Model(input):
+                allow("broken")
+                os.abort()
+        """)
+    )
+    await client.submit("last")
+    with pytest.raises(ExceptionGroup) as ended:
+        await asyncio.wait_for(asyncio.shield(running.task), 30)
+    assert ended.group_contains(ModelFault, match="the weights are gone")
+
+
+def _empty(client: Client) -> Callable[[], Awaitable[bool]]:
+    async def empty() -> bool:
+        return await client.store.depth() == 0
+
+    return empty

@@ -1,0 +1,171 @@
+"""What the documents promise about the code as a whole: who imports whom, no task that nobody holds, and that every
+setting and metric is documented.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.settings import CommonSettings, GatewaySettings, ProcessorSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVICES = ("common", "gateway", "processor")
+OURS = {"common", "gateway", "processor", "examples", "tools", "bench", "tests"}
+MODULES = sorted(path for folder in sorted(OURS) for path in (ROOT / folder).rglob("*.py"))
+
+#: folder → what of ours it may import
+MAY_IMPORT = {
+    "common": {"common"},
+    "gateway": {"common", "gateway"},
+    "processor": {"common", "processor"},
+    "examples": set(),
+}
+TALK_TO_REDIS = {"common/job_store.py", "common/redis_connections.py"}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), name(path))
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names it imports, anywhere in it. No file here imports relatively."""
+    found: set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)} imports relatively"
+            assert node.module
+            found.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            found |= {str(arg.value).partition(".")[0] for arg in node.args if isinstance(arg, ast.Constant)}
+    return found
+
+
+def modules_of(*folders: str) -> list[Path]:
+    found = [path for path in MODULES if path.relative_to(ROOT).parts[0] in folders]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_the_arrow(folder: str) -> None:
+    wrong = {name(path): imported(path) & OURS - MAY_IMPORT[folder] for path in modules_of(folder)}
+    assert not {path: names for path, names in wrong.items() if names}
+
+
+def test_only_the_job_store_talks_to_redis() -> None:
+    assert {name(path) for path in modules_of(*SERVICES) if "redis" in imported(path)} == TALK_TO_REDIS
+    assert not [name(path) for path in modules_of("examples") if "redis" in imported(path)]
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert not [name(path) for path in MODULES if not ast.get_docstring(tree(path))]
+
+
+def dropped_tasks(source: str) -> list[int]:
+    """The lines where a task is made and its result dropped: it may vanish half-way, and nobody sees it fail.
+
+    A task group holds its tasks.
+    """
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            function = ast.unparse(node.value.func)
+            if function.endswith(("create_task", "ensure_future")) and "group" not in function.lower():
+                lines.append(node.lineno)
+    return lines
+
+
+def test_no_task_is_dropped() -> None:
+    found = {name(path): dropped_tasks(path.read_text()) for path in modules_of(*SERVICES)}
+    assert not {path: lines for path, lines in found.items() if lines}
+
+
+def test_a_dropped_task_would_be_found() -> None:
+    assert dropped_tasks("asyncio.create_task(f())") == [1]
+    assert dropped_tasks("async def g():\n    asyncio.ensure_future(f())\n    loop.create_task(f())") == [
+        2,
+        3,
+    ]
+    assert dropped_tasks("task = asyncio.create_task(f())\ngroup.create_task(f())") == []
+
+
+# -- docs/api.md
+
+
+def section(title: str) -> str:
+    text = (ROOT / "docs/api.md").read_text()
+    match = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert match, f"docs/api.md has no section {title!r}"
+    return match.group(1)
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The cells of the rows of Markdown tables."""
+    for line in text.splitlines():
+        if line.startswith("|"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def settings() -> dict[str, tuple[str, str]]:
+    """Name → default and service."""
+    found: dict[str, tuple[str, str]] = {}
+    for kind, service in ((GatewaySettings, "gateway"), (ProcessorSettings, "processor")):
+        for field, info in kind.model_fields.items():
+            both = field in CommonSettings.model_fields
+            found[field.upper()] = (written(info.default), "both" if both else service)
+    return found
+
+
+def written(default: Any) -> str:
+    """A default the way a person writes it."""
+    if default is None:
+        return "json"  # LOG_FORMAT, away from a terminal
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def test_every_setting_is_documented_with_its_default_and_nothing_else_is() -> None:
+    documented = {
+        found.group(): (cells[1].strip("`"), cells[2])
+        for cells in rows(section("Settings"))
+        if (found := re.search("[A-Z_]{3,}", cells[0]))
+    }
+    assert documented == settings()
+
+
+def test_the_example_of_an_env_file_has_every_setting_with_its_default() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    found = dict(line.removeprefix("# ").split("=", 1) for line in lines if re.match(r"# [A-Z_]{3,}=", line))
+    assert found == {setting: default for setting, (default, _) in settings().items()}
+
+
+def metrics(module: str) -> set[str]:
+    """The names under which its metrics are scraped."""
+    found = set()
+    for collector in vars(import_module(module)).values():
+        if hasattr(collector, "collect") and not isinstance(collector, type):
+            for family in collector.collect():
+                found.add(family.name + ("_total" if family.type == "counter" else ""))
+    return found
+
+
+@pytest.mark.parametrize("service", ["gateway", "processor"])
+def test_every_metric_is_documented_and_nothing_else_is(service: str) -> None:
+    documented = {
+        cells[0].strip("`")
+        for cells in rows(section("Operations"))
+        if len(cells) == 3 and cells[1] == service
+    }
+    made = metrics(f"{service}.metrics")
+    assert made
+    assert documented == made
