@@ -36,6 +36,7 @@ class Predictions:
         self._wait_s = gateway.settings.sync_wait_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gateway.check_started()
         wishes = read_wishes(scope["headers"])
         input_ = input_of(await read_body(receive, wishes.length, self._limit))
         prediction_id = next(self._gateway.ids)
@@ -182,6 +183,7 @@ class Prediction:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gateway.check_started()
         prediction_id = keys.parse_id(scope["path_params"]["prediction_id"])
         if prediction_id is None:
             raise HttpError(404, NOT_FOUND)
@@ -199,7 +201,7 @@ class Prediction:
     async def _cancel(self, prediction_id: str) -> None:
         reply = await self._gateway.store.cancel(prediction_id, CANCELLED_BY_CLIENT)
         if reply == "finished":
-            raise HttpError(409, ALREADY_FINISHED, prediction_id=prediction_id)
+            raise HttpError(409, ALREADY_FINISHED)
 
     async def _look(self, prediction_id: str, receive: Receive, wait_s: float) -> JobState | None:
         if wait_s == 0:

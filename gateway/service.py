@@ -1,4 +1,4 @@
-"""The life of a gateway process: wait for the server, hear, serve, drain."""
+"""The life of a gateway process: serve the probes, wait for Redis, hear, take predictions, drain."""
 
 import asyncio
 import signal
@@ -27,15 +27,21 @@ async def serve(settings: GatewaySettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        if not await gateway.store.prepare_when_up(stop):
-            return
         async with asyncio.TaskGroup() as group:
-            relay = group.create_task(gateway.relay.run(), name="relay")
-            await gateway.relay.connected.wait()
+            hearing = group.create_task(_hear(stop, gateway), name="relay")
             await _serve_until(stop, gateway, listener)
-            relay.cancel()
+            hearing.cancel()
     finally:
         await gateway.store.aclose()
+
+
+async def _hear(stop: asyncio.Event, gateway: Gateway) -> None:
+    """Wait for the server, then hear announcements; predictions are taken from the first moment that works."""
+    if await gateway.store.prepare_when_up(stop):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(gateway.relay.run(), name="relay")
+            await gateway.relay.connected.wait()
+            gateway.started = True
 
 
 async def _serve_until(stop: asyncio.Event, gateway: Gateway, listener: socket.socket) -> None:

@@ -59,6 +59,7 @@ class PredictionSocket:
         waiting = self._gateway.relay.add(prediction_id, tell, changes=True)
         listener = asyncio.create_task(_listen(socket, tell), name="subscriber speaks")
         try:
+            self._gateway.check_started()
             state = await self._gateway.store.watch(prediction_id, changes=True)
             if state is None:
                 return await _say(socket, NOT_FOUND, UNKNOWN)

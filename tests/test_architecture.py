@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from common.settings import CommonSettings, GatewaySettings, ProcessorSettings
 
@@ -153,7 +154,7 @@ def metrics(module: str) -> set[str]:
     """The names under which its metrics are scraped."""
     found = set()
     for collector in vars(import_module(module)).values():
-        if hasattr(collector, "collect") and not isinstance(collector, type):
+        if hasattr(collector, "collect") and not isinstance(collector, type | CollectorRegistry):
             for family in collector.collect():
                 found.add(family.name + ("_total" if family.type == "counter" else ""))
     return found

@@ -32,8 +32,10 @@ STOP_S = 30.0
 LOCK_S = 3.0  # a server that has just lost its parent needs a moment to write down the rest
 SOCKET_PATH_LIMIT = 103  # bytes; Linux allows 107, macOS 103
 POLL_S = 0.02
-# the wheel's server uses glibc's malloc, whose small default cache costs a fifth of its CPU when many jobs end
-_ENV = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.tcache_count=8000"}
+# The wheel's server uses glibc's malloc, whose small default cache and eager return of memory to the system cost
+# a quarter of its CPU when many jobs come and go (measured: 85 µs a job without, 65 µs with these).
+_MALLOC = ("tcache_count=8000", "trim_threshold=268435456", "top_pad=16777216")
+_ENV = {**os.environ, "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{setting}" for setting in _MALLOC)}
 
 
 class EmbeddedServer:

@@ -125,6 +125,7 @@ async def world(redis_url: str, raw: Any, proxy: Proxy, partitions: int) -> Asyn
     await processor.prepare()
     running = asyncio.create_task(gateway.relay.run())
     await gateway.relay.connected.wait()
+    gateway.started = True
     world = World(gateway, processor, raw)
     yield world
     assert world.relay._waiting == {}  # whoever waited has left nothing behind
