@@ -161,6 +161,7 @@ class TestTypeHints:
             ("dict[str, float]", {"a": 1.0}, {"a": "text"}),
             ("int | None", None, "text"),
             ("Literal['a', 'b']", "a", "c"),
+            ("Annotated[int, Field(gt=0)]", 1, 0),
             ("Point", {"x": 1, "y": 2}, {"x": 1}),
             ("'Point'", {"x": 1, "y": 2}, {"x": 1}),
         ],
@@ -169,7 +170,8 @@ class TestTypeHints:
     def test_what_a_hint_refuses(self, load: Load, hint: str, good: Any, bad: Any, batch: bool) -> None:
         method = f"predict_batch(self, inputs: list[{hint}])" if batch else f"predict(self, input: {hint})"
         model = load(f"""
-            from typing import Literal
+            from typing import Annotated, Literal
+            from pydantic import Field
             from typing_extensions import TypedDict
             class Point(TypedDict):
                 x: int

@@ -4,7 +4,7 @@ how often, and what becomes of them. What needs a whole processor is in test_ser
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -67,6 +67,28 @@ async def work(
 
 def metric(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(f"foretell_{name}", labels) or 0.0
+
+
+@asynccontextmanager
+async def taken_by_a_thief(redis_url: str, partitions: int) -> AsyncIterator[tuple[JobStore, Job]]:
+    """Another processor takes the only running job over, and keeps its lease like a living one."""
+    thief = JobStore(redis_url, name="thief", partitions=partitions)
+    (job,) = [job for reader in thief.readers() for job in await thief.reclaim(reader, 9, idle_s=0)]
+
+    async def keep() -> None:
+        while True:
+            await thief.extend([job])
+            await asyncio.sleep(0.05)
+
+    keeping = asyncio.create_task(keep())
+    try:
+        yield thief, job
+    finally:
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+        await thief.leave()
+        await thief.aclose()
 
 
 class TestOneBadPrediction:
@@ -467,13 +489,10 @@ class TestLeases:
         await client.submit("contested")
         await book.has("running")
         lost = metric("leases_lost_total")
-        thief = JobStore(redis_url, name="thief", partitions=client.store.partitions)
-        (job,) = [job for reader in thief.readers() for job in await thief.reclaim(reader, 9, idle_s=0)]
-        assert await client.results("next") == ["next"]  # on a new model process
-        assert metric("leases_lost_total") == lost + 1
-        assert await thief.finish([(job, Outcome(Status.SUCCEEDED, b'"done"'))]) == [True]
-        await thief.leave()
-        await thief.aclose()
+        async with taken_by_a_thief(redis_url, client.store.partitions) as (thief, job):
+            assert await client.results("next") == ["next"]  # on a new model process
+            assert metric("leases_lost_total") == lost + 1
+            assert await thief.finish([(job, Outcome(Status.SUCCEEDED, b'"done"'))]) == [True]
 
     async def test_what_a_dead_processor_held_is_taken_over(
         self, client: Client, work: Work, write_model: WriteModel, redis_url: str
