@@ -5,6 +5,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import pytest
@@ -79,7 +80,8 @@ class Interleavings(RuleBasedStateMachine):
         self.models: dict[str, Model] = {}
         self.held: list[tuple[int, Job]] = []  # every job that a processor was ever given
         self.heard: Counter[tuple[str, Status]] = Counter()
-        self.ids = keys.new_ids(self.partitions)
+        # not random ones: a run that is repeated must meet the same partitions, or hypothesis takes it for flaky
+        self.ids = (f"00000000-0000-4000-8000-{n:010x}{n % self.partitions:02x}" for n in count())
         self.run(self._open())
 
     def run(self, work: Awaitable[Any]) -> Any:
