@@ -1,6 +1,6 @@
 """`python -m bench`: every measurement in turn, then Markdown on stdout and both forms in .data/bench/.
 
-All of it takes two minutes and wants the machine for itself. A missed target is told, not an error; an answer that
+All of it takes three minutes and wants the machine for itself. A missed target is told, not an error; an answer that
 is no success is one. How to read the figures: docs/benchmarks.md.
 """
 
@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import batch, drain, frames, memory, submit, sync, trip
+from bench import batch, drain, frames, memory, sockets, submit, sync, trip
 from bench.machine import Watch, describe
 from bench.report import Report
 from common.errors import ForetellError
@@ -22,6 +22,7 @@ MEASUREMENTS = {
     "trip": trip.measure,
     "memory": memory.measure,
     "frames": frames.measure,
+    "sockets": sockets.measure,
 }
 FOLDER = Path(".data/bench")
 

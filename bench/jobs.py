@@ -25,8 +25,9 @@ async def queue_jobs(store: JobStore, inputs: Sequence[bytes]) -> list[str]:
             Submission(*job) for job in zip(ids[at : at + GROUP], inputs[at : at + GROUP], strict=True)
         ]
         replies = await asyncio.gather(*map(store.submit, submissions))
-        if set(replies) != {"queued"}:
-            raise JobsWrong(f"Jobs were not accepted: {set(replies)}.")
+        words = {reply.word for reply in replies}
+        if words != {"queued"}:
+            raise JobsWrong(f"Jobs were not accepted: {words}.")
     return ids
 
 

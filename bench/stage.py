@@ -4,7 +4,6 @@ Each Stage has a server of its own, empty, in a temporary folder. The services s
 neither the caller's environment nor a `.env` changes a figure. Nothing outlives the `with` block.
 """
 
-import http.client
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from common.errors import StartFault
+from tools import http_probe
 from tools.child_process import ending, start_child
 from tools.embedded_server import EmbeddedServer, free_port
 
@@ -38,6 +38,11 @@ class Part:
         """CPU seconds so far, user and system; the clock has steps of 10 ms."""
         return sum(_ticks(pid) for pid in _family(self.pid)) / TICKS_PER_S
 
+    def rss(self) -> int:
+        """Bytes of memory that are its own, without its children's."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
 
 class Service(Part):
     """A Part of ours with an HTTP port."""
@@ -52,13 +57,7 @@ class Service(Part):
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body. Raises OSError while nobody listens."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5.0)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+        return http_probe.get("127.0.0.1", self.port, path)
 
     def wait_until_ready(self) -> None:
         """Until /readyz is not refused any more. Raises StartFault."""

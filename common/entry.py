@@ -1,9 +1,14 @@
-"""How a service process begins and ends: settings, logs, an event loop, and one line instead of a traceback for
-what a person can mend. Exit code 0 after a stop that was asked for, 1 otherwise."""
+"""How a service process begins and ends: settings, logs, an event loop, signals, and one line instead of a traceback
+for what a person can mend. Exit code 0 after a stop that was asked for, 1 otherwise."""
 
+import asyncio
+import contextlib
 import gc
+import resource
+import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 import uvloop
@@ -16,15 +21,23 @@ from common.settings import Settings, read_settings
 GC_THRESHOLD = 20_000
 
 
-def run_service(name: str, kind: type[Settings], serve: Callable[[Settings], Awaitable[None]]) -> int:
-    """Run `serve(settings)` to its end; returns the exit code."""
+#: `serve(settings, stop)` runs until `stop` is set or something ends it, drains, and returns.
+Serve = Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]
+
+
+def run_service(name: str, kind: type[Settings], serve: Serve[Settings]) -> int:
+    """Run `serve` to its end; returns the exit code. The first SIGTERM or SIGINT sets `stop`, more change nothing."""
 
     async def main() -> None:
-        await serve(settings)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await serve(settings, stop)
 
     try:
         settings = read_settings(kind)
         setup_logs(settings, name)
+        _allow_many_files()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         uvloop.run(main())
@@ -36,6 +49,27 @@ def run_service(name: str, kind: type[Settings], serve: Callable[[Settings], Awa
             structlog.get_logger("foretell").critical("a loop ended that must not end", exc_info=error)
         return 1
     return 0
+
+
+async def stop_or_end(stop: asyncio.Event, work: asyncio.Task[None]) -> None:
+    """Wait until a stop is asked for or `work` has ended, whichever comes first."""
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+
+
+def open_files_limit() -> int:
+    """How many files, sockets included, this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _allow_many_files() -> None:
+    """As many as an unprivileged process may give itself; shells start with 1024, for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS calls its limit infinite and refuses it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _first(error: BaseException) -> BaseException:

@@ -63,6 +63,15 @@ def _with_big_integers(value: Any) -> Any:
     return value
 
 
+def same_value(one: bytes, other: bytes) -> bool:
+    """Whether two JSON texts mean the same: spaces and the order of keys aside, 1 is not 1.0 and not true."""
+    return _canonical(one) == _canonical(other)
+
+
+def _canonical(text: bytes) -> bytes:
+    return dumps(loads(text), option=orjson.OPT_SORT_KEYS)
+
+
 def input_of(body: bytes) -> bytes:
     """The JSON text of `input` in a request body.
 

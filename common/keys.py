@@ -4,7 +4,11 @@
 |----------------------|--------|------------------------------------------------------------------------|
 | {fP}:jobs:<model>    | stream | one entry per unfinished job, field `id`; consumer group `processors`  |
 | {fP}:job:<id>        | hash   | the job: input, status, created, attempt, owner, entry, started, …     |
-| {fP}:dead:<model>    | stream | jobs given up, for people; at most DEAD_LIMIT                          |
+| {fP}:dead:<model>    | stream | jobs given up, for people; at most DEAD_LIMIT and 64 MiB               |
+| {fP}:graves:<model>  | hash   | where in it each id lies                                               |
+| {fP}:alarms:<model>  | sorted set | jobs with a deadline or a retry to come, by that time              |
+| {fP}:counts:<model>  | hash   | unfinished (jobs waiting and running), finished (ever)                 |
+| {fP}:key:<digest>    | string | the id of the job that came with this Idempotency-Key; lives as long   |
 | {fP}:relay:<name>    | shard channel | what one gateway or one processor must hear                     |
 
 P is the partition. The last byte of an id, modulo PARTITIONS, names it; ids made here have a last byte below
@@ -44,6 +48,16 @@ def relay(partition: int, name: str) -> str:
 
 def partition_of(prediction_id: str, partitions: int) -> int:
     return int(prediction_id[-2:], 16) % partitions
+
+
+def partition_of_key(digest: str, partitions: int) -> int:
+    """The partition of an Idempotency-Key, by its hex digest."""
+    return int(digest[:8], 16) % partitions
+
+
+def moved(prediction_id: str, partition: int) -> str:
+    """A new id moved into a partition."""
+    return f"{prediction_id[:-2]}{partition:02x}"
 
 
 def new_ids(partitions: int) -> Iterator[str]:

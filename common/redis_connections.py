@@ -8,21 +8,25 @@ prediction, and ten retries do not fit a durable queue.
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from hiredis import pack_command
 from redis import exceptions
-from redis.asyncio import Connection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Connection
+from redis.crc import key_slot
 
+from common import keys
 from common.errors import StoreMisconfigured, StoreUnavailable
+from common.redis_topology import Command, Topology, make_topology, refused, send
+
+__all__ = ["BLOCK_S", "COMMAND_TIMEOUT_S", "Command", "Connections", "Link", "Subscription", "translate"]
 
 COMMAND_TIMEOUT_S = 5.0
 BLOCK_S = 1.0  # a blocking read; its answer must come within BLOCK_S + COMMAND_TIMEOUT_S, or the peer is gone
-
-Command = Sequence[Any]
+REDIRECTS = 5
+REDIRECT_S = 0.1
+MERGED = 1000  # messages of several servers that wait to be heard
+SUBSCRIPTION_PROTOCOL = 2  # redis-py takes a detour through its logger for each push of RESP3
 
 _PASSING = (
     exceptions.ConnectionError,  # BusyLoadingError too
@@ -31,59 +35,84 @@ _PASSING = (
     exceptions.OutOfMemoryError,
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
+    exceptions.AskError,  # MovedError too
     OSError,  # TimeoutError too
 )
 # errors that redis-py has no class for, or not in every place they come from (a script prefixes its own)
 _PASSING_WORDS = (
     "OOM ", "READONLY ", "LOADING ", "MISCONF ", "MASTERDOWN ", "NOREPLICAS ", "CLUSTERDOWN ", "TRYAGAIN ",
-    "UNBLOCKED ", "BUSY ", "NOGROUP ",
+    "UNBLOCKED ", "BUSY ", "NOGROUP ", "non local key", "cluster is down",
 )  # fmt: skip
-_REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+# This server is no use, or not for this: the next try asks anew which one is.
+_ASTRAY = (exceptions.ReadOnlyError, exceptions.ClusterDownError)  # MASTERDOWN too
+_ASTRAY_WORDS = ("READONLY ", "UNBLOCKED ", "cluster is down")
+# A slot on its way to another server, key by key: this server refuses what needs a key that is not there. We wait and
+# never follow to the other one (ASK), because there a key that has yet to come looks as if it did not exist.
+_HALF_MOVED = (exceptions.AskError, exceptions.TryAgainError, exceptions.ClusterDownError)
+_HALF_MOVED_WORDS = ("non local key", "cluster is down")
 
 
 def translate(error: Exception) -> Exception:
     """Our error for one of redis-py's; what is neither passing nor refused is a fault of ours and stays as it is."""
-    # while it connects, redis-py wraps a refusal in a ConnectionError
-    if isinstance(error, _REFUSED) or isinstance(error.__cause__, _REFUSED):
+    if refused(error):
         return StoreMisconfigured(f"Redis refuses us ({error}): check the user and password in REDIS_URL.")
-    if isinstance(error, _PASSING) or any(word in str(error) for word in _PASSING_WORDS):
+    if _is(error, _PASSING, _PASSING_WORDS):
         return StoreUnavailable(f"Redis is not available ({type(error).__name__}: {error}).")
     return error
 
 
-class Link:
-    """One connection that carries one exchange at a time, and is made again when it breaks."""
+def _is(error: Exception, kinds: tuple[type[Exception], ...], words: tuple[str, ...]) -> bool:
+    return isinstance(error, kinds) or any(word in str(error) for word in words)
 
-    def __init__(self, connection: Connection, *, timeout_s: float, tries: int) -> None:
-        self._connection = connection
+
+class Link:
+    """One connection that carries one exchange at a time, and is made again when it breaks or leads astray."""
+
+    def __init__(self, topology: Topology, slot: int, *, timeout_s: float, tries: int) -> None:
+        self._topology = topology
+        self._slot = slot
         self._timeout_s = timeout_s
         self._tries = tries
+        self._connection: Connection | None = None
         self._lock = asyncio.Lock()
 
     async def call(self, *commands: Command) -> list[Any]:
         """The reply to each command, sent together; a server's error is a reply. Raises redis-py's errors otherwise.
 
         A lost connection is tried once more, because it may have died long ago, idle: whatever goes through here
-        with two tries may be repeated.
+        with two tries may be repeated. So may what a cluster's server sends elsewhere, with one try, too: it was
+        not done, or it is a read whose delivery is seen again.
         """
         async with self._lock:
             for left in reversed(range(self._tries)):
                 try:
                     async with asyncio.timeout(self._timeout_s):
-                        return await self._exchange(commands)
+                        return await self._follow(commands)
                 except exceptions.ConnectionError as error:
-                    if not left or isinstance(error, (*_REFUSED, exceptions.BusyLoadingError)):
+                    if not left or refused(error) or isinstance(error, exceptions.BusyLoadingError):
                         raise
             raise AssertionError("unreachable")
 
-    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def _follow(self, commands: Sequence[Command]) -> list[Any]:
+        for _ in range(REDIRECTS):
+            connection = await self._open()
+            replies = await self._exchange(connection, commands)
+            errors = [reply for reply in replies if isinstance(reply, Exception)]
+            if not errors or not await self._is_elsewhere(connection, errors):
+                break
+        return replies
+
+    async def _open(self) -> Connection:
         connection = self._connection
+        if connection and connection.is_connected and self._topology.current(self._slot, connection):
+            return connection
+        await self.aclose()
+        self._connection = await self._topology.open(self._slot)
+        return self._connection
+
+    async def _exchange(self, connection: Connection, commands: Sequence[Command]) -> list[Any]:
         try:
-            if not connection.is_connected:
-                await connection.connect()  # type: ignore[no-untyped-call]
-            # hiredis packs five times faster than redis-py's own encoder
-            packed = [pack_command(tuple(command)) for command in commands]
-            await connection.send_packed_command(packed, check_health=False)
+            await send(connection, commands)
             replies = []
             for _ in commands:
                 try:
@@ -91,9 +120,24 @@ class Link:
                 except exceptions.ResponseError as error:
                     replies.append(error)
             return replies
-        except BaseException:
-            await connection.disconnect(nowait=True)  # half an exchange may be under way
+        except BaseException:  # a timeout, too, comes as a cancellation
+            await self.aclose()  # half an exchange may be under way
+            self._topology.lost(connection)
             raise
+
+    async def _is_elsewhere(self, connection: Connection, errors: list[Exception]) -> bool:
+        """Whether the commands should be sent once more, after what these errors taught us."""
+        for error in errors:
+            if isinstance(error, exceptions.MovedError):
+                self._topology.moved(self._slot, connection, error)
+                return True
+        if any(_is(error, _ASTRAY, _ASTRAY_WORDS) for error in errors):
+            self._topology.lost(connection)
+            await self.aclose()
+        if any(_is(error, _HALF_MOVED, _HALF_MOVED_WORDS) for error in errors):
+            await asyncio.sleep(REDIRECT_S)
+            return True
+        return False
 
     async def command(self, *command: Any) -> Any:
         """The reply to one command. Raises redis-py's errors."""
@@ -103,7 +147,9 @@ class Link:
         return reply
 
     async def aclose(self) -> None:
-        await self._connection.disconnect(nowait=True)
+        connection, self._connection = self._connection, None
+        if connection:
+            await connection.disconnect(nowait=True)
 
 
 class Connections:
@@ -111,54 +157,60 @@ class Connections:
     other, and each partition may live on its own server."""
 
     def __init__(self, url: str) -> None:
-        # redis-py's own timeouts are off: each exchange has one of ours around all of it, connecting included
-        self._pool = ConnectionPool.from_url(
-            url, socket_timeout=None, retry=Retry(NoBackoff(), 0), protocol=3, legacy_responses=False
-        )
-        # RESP2 for subscriptions: redis-py takes a detour through its logger for each RESP3 push
-        self._subscriptions = ConnectionPool.from_url(
-            url, socket_timeout=None, retry=Retry(NoBackoff(), 0), protocol=2, legacy_responses=False
-        )
+        self._topology = make_topology(url)
         self._links: dict[tuple[str, int], Link] = {}
 
     def link(self, role: str, partition: int = 0) -> Link:
         """The link for transitions of this role."""
         key = (role, partition)
         if key not in self._links:
-            self._links[key] = Link(_connection(self._pool), timeout_s=COMMAND_TIMEOUT_S, tries=2)
+            self._links[key] = self._link(partition, timeout_s=COMMAND_TIMEOUT_S, tries=2)
         return self._links[key]
 
     def blocking_link(self, partition: int) -> Link:
         """The link for one blocking reader: not tried twice, because a read may have been delivered."""
-        limit = BLOCK_S + COMMAND_TIMEOUT_S
-        link = Link(_connection(self._pool), timeout_s=limit, tries=1)
+        link = self._link(partition, timeout_s=BLOCK_S + COMMAND_TIMEOUT_S, tries=1)
         self._links["blocking", partition] = link
         return link
 
+    def _link(self, partition: int, *, timeout_s: float, tries: int) -> Link:
+        return Link(self._topology, _slot(keys.tag(partition)), timeout_s=timeout_s, tries=tries)
+
     @asynccontextmanager
     async def subscription(self, channels: list[str]) -> AsyncIterator["Subscription"]:
-        """A subscription whose every channel the server has confirmed. Raises StoreUnavailable."""
-        connection = _connection(self._subscriptions)
-        try:
-            async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                await connection.connect()  # type: ignore[no-untyped-call]
-                await connection.send_packed_command(connection.pack_command("SSUBSCRIBE", *channels))
-                for _ in channels:
-                    await connection.read_response(timeout=math.inf)
-            yield Subscription(connection)
-        except Exception as error:
-            raise translate(error) from error
-        finally:
-            await connection.disconnect(nowait=True)
+        """A subscription whose every channel a server has confirmed. Raises StoreUnavailable."""
+        by_slot = {_slot(channel): channel for channel in channels}
+        async with AsyncExitStack() as stack:
+            try:
+                parts = []
+                async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                    for slots in await self._topology.together(list(by_slot)):
+                        connection = await self._topology.open(slots[0], protocol=SUBSCRIPTION_PROTOCOL)
+                        stack.push_async_callback(connection.disconnect, nowait=True)
+                        await self._subscribe(connection, [by_slot[slot] for slot in slots])
+                        parts.append(Subscription(connection, self._topology))
+                whole = parts[0] if len(parts) == 1 else await stack.enter_async_context(_merged(parts))
+                yield whole
+            except Exception as error:
+                raise translate(error) from error
+
+    async def _subscribe(self, connection: Connection, channels: list[str]) -> None:
+        # one command each: a cluster refuses channels of several slots in one
+        await send(connection, [("SSUBSCRIBE", channel) for channel in channels])
+        for channel in channels:
+            try:
+                await connection.read_response(timeout=math.inf)
+            except exceptions.MovedError as error:
+                self._topology.moved(_slot(channel), connection, error)
+                raise
 
     async def aclose(self) -> None:
         for link in self._links.values():
             await link.aclose()
 
 
-def _connection(pool: ConnectionPool) -> Connection:
-    connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
-    return connection
+def _slot(key: str) -> int:
+    return key_slot(key.encode())
 
 
 class Subscription:
@@ -167,19 +219,24 @@ class Subscription:
 
     PING_S = 2.0
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, topology: Topology) -> None:
         self._connection = connection
+        self._topology = topology
 
     async def receive(self) -> bytes | None:
         """The next payload, or None for a sign of life without one. Raises StoreUnavailable."""
         try:
             reply = await self._read()
             if reply is None:
-                await self._connection.send_packed_command(self._connection.pack_command("PING"))
+                await self._topology.confirm(self._connection)
+                await send(self._connection, [("PING",)])
                 reply = await self._read()
             if reply is None:
                 raise exceptions.TimeoutError("the subscription's connection is silent")
+            if isinstance(reply, list) and reply[0] == b"sunsubscribe":
+                raise exceptions.ConnectionError("a channel has moved to another server")
         except Exception as error:
+            self._topology.lost(self._connection)
             raise translate(error) from error
         is_message = isinstance(reply, list) and reply[0] == b"smessage"
         return reply[2] if is_message else None
@@ -189,3 +246,38 @@ class Subscription:
         return await self._connection.read_response(
             disable_decoding=True, timeout=self.PING_S, disconnect_on_error=False
         )
+
+
+class _Merged(Subscription):
+    """Several as one. The end of one is the end of all: who listens then looks up what may have been missed."""
+
+    def __init__(self) -> None:
+        self._heard: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(MERGED)
+
+    async def receive(self) -> bytes | None:
+        payload = await self._heard.get()
+        if isinstance(payload, Exception):
+            raise payload
+        return payload
+
+    async def hear(self, part: Subscription) -> None:
+        """Until cancelled, or until the part has ended."""
+        while True:
+            try:
+                payload = await part.receive()
+            except Exception as error:
+                await self._heard.put(error)
+                return
+            await self._heard.put(payload)
+
+
+@asynccontextmanager
+async def _merged(parts: Sequence[Subscription]) -> AsyncIterator[_Merged]:
+    whole = _Merged()
+    hearing = [asyncio.create_task(whole.hear(part), name="subscription") for part in parts]
+    try:
+        yield whole
+    finally:
+        for task in hearing:
+            task.cancel()
+        await asyncio.wait(hearing)

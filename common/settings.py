@@ -10,15 +10,26 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import StartFault
+from common.redis_topology import parse_url
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
 def _redis_url(url: str) -> str:
-    if not url.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must start with redis://, rediss:// or unix://")
+    parse_url(url)
     return url
+
+
+def _list(text: str) -> str:
+    parts = [part.strip() for part in text.split(",")]
+    if text and not all(parts):
+        raise ValueError("has an empty entry between its commas")
+    return ",".join(parts)
+
+
+#: Entries with commas between them; empty: none.
+List = Annotated[str, AfterValidator(_list)]
 
 
 class CommonSettings(BaseSettings):
@@ -43,6 +54,12 @@ class GatewaySettings(CommonSettings):
     port: Port = 8080
     sync_wait_s: Seconds = 30.0
     max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
+    shutdown_delay_s: Annotated[float, Field(ge=0)] = 0.5
+    max_in_flight: Annotated[int, Field(ge=1)] = 10_000
+    max_connections: Annotated[int, Field(ge=1)] = 16_384
+    durability: Literal["server", "replicated", "fsync"] = "server"
+    api_keys: Annotated[List, Field(repr=False)] = ""
+    allowed_origins: List = ""
 
 
 class ProcessorSettings(CommonSettings):
@@ -67,5 +84,5 @@ def read_settings(kind: type[Settings]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper()
-        given = "the value given" if name == "REDIS_URL" else repr(first["input"])
+        given = "the value given" if name in ("REDIS_URL", "API_KEYS") else repr(first["input"])
         raise StartFault(f"{name} is wrong: {first['msg']} (got {given}).") from None

@@ -24,10 +24,12 @@ MOVES: dict[str, tuple[frozenset[Status], frozenset[Status]]] = {
     "submit": (frozenset(), frozenset({Status.QUEUED})),
     "start": (
         frozenset({Status.QUEUED, Status.PROCESSING}),
-        frozenset({Status.PROCESSING, Status.FAILED}),
+        frozenset({Status.PROCESSING, Status.FAILED, Status.EXPIRED}),
     ),
     "release": (frozenset({Status.PROCESSING}), frozenset({Status.QUEUED})),
     "finish": (frozenset({Status.PROCESSING}), frozenset({Status.SUCCEEDED, Status.FAILED})),
+    "ring": (frozenset({Status.QUEUED, Status.PROCESSING}), frozenset({Status.QUEUED, Status.EXPIRED})),
+    "revive": (frozenset({Status.FAILED}), frozenset({Status.QUEUED})),
     "cancel": (frozenset({Status.QUEUED, Status.PROCESSING}), frozenset({Status.CANCELLED})),
 }
 
@@ -41,3 +43,4 @@ class Fault(StrEnum):
     TIMEOUT = "timeout"  # one call of the model ran past PREDICT_TIMEOUT_S, every time
     GIVEN_UP = "given_up"  # delivered MAX_ATTEMPTS times, and no processor lived to tell
     CANCELLED = "cancelled"
+    EXPIRED = "expired"  # Prediction-Deadline passed

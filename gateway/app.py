@@ -3,10 +3,12 @@
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp
 
 from common.errors import StoreMisconfigured, StoreUnavailable
 from common.json_text import NoInput, NotJson
 from common.probes import probe_routes
+from gateway.dead import DeadPrediction, DeadPredictions, DeadRetry
 from gateway.errors import (
     HttpError,
     http_error,
@@ -18,14 +20,23 @@ from gateway.errors import (
 )
 from gateway.gateway import Gateway
 from gateway.predict import Prediction, Predictions
+from gateway.security import guarded
 from gateway.websocket import PredictionSocket
 
 
-def make_app(gateway: Gateway) -> Starlette:
+def make_app(gateway: Gateway) -> ASGIApp:
+    predictions = Predictions(gateway)
     app = Starlette(
         routes=[
-            Route("/predict", Predictions(gateway), methods=["POST"]),
-            Route("/predict/{prediction_id}", Prediction(gateway), methods=["GET", "DELETE"]),
+            Route("/predict", predictions, methods=["POST"]),
+            Route(
+                "/predict/{prediction_id}",
+                Prediction(gateway, predictions),
+                methods=["GET", "PUT", "DELETE"],
+            ),
+            Route("/dead", DeadPredictions(gateway), methods=["GET"]),
+            Route("/dead/{prediction_id}", DeadPrediction(gateway), methods=["DELETE"]),
+            Route("/dead/{prediction_id}/retry", DeadRetry(gateway), methods=["POST"]),
             WebSocketRoute("/ws/predict/{prediction_id}", PredictionSocket(gateway)),
             *probe_routes(gateway.readiness),
         ],
@@ -40,4 +51,8 @@ def make_app(gateway: Gateway) -> Starlette:
         },
     )
     app.router.redirect_slashes = False  # an unknown path is a 404 in JSON, not a redirect
-    return app
+    settings = gateway.settings
+    keys, origins = (
+        text.split(",") if text else [] for text in (settings.api_keys, settings.allowed_origins)
+    )
+    return guarded(app, api_keys=keys, origins=origins)

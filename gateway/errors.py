@@ -19,6 +19,7 @@ CODE_OF_FAULT = {
     Fault.TIMEOUT: 504,
     Fault.GIVEN_UP: 500,
     Fault.CANCELLED: 409,
+    Fault.EXPIRED: 504,
 }
 
 NOT_FOUND = "Prediction ID not found."
@@ -41,6 +42,11 @@ class HttpError(Exception):
         self.sentence = sentence
         self.prediction_id = prediction_id
         self.headers = headers or {}
+
+
+def queue_full(retry_after_s: int) -> HttpError:
+    sentence = "The queue is full and nothing was accepted: try again later."
+    return HttpError(429, sentence, headers={"Retry-After": str(retry_after_s)})
 
 
 def _answer(request: Request, error: HttpError) -> Response:
@@ -66,8 +72,7 @@ async def no_input(request: Request, error: Exception) -> Response:
 
 
 async def store_unavailable(request: Request, error: Exception) -> Response:
-    log.warning("the job store is not available", error=str(error))
-    sentence = "The job store is not available and nothing was accepted: try again in a moment."
+    sentence = "The job store is not available: try again in a moment."
     return _answer(request, HttpError(503, sentence, headers={"Retry-After": "1"}))
 
 

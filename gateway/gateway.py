@@ -1,12 +1,35 @@
 """What one gateway process has: its settings, its job store, its relay, and whether it is still taking work."""
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from common import keys
-from common.errors import ForetellError, StoreUnavailable
+from common.alarm_clock import AlarmClock
+from common.errors import StoreUnavailable
 from common.job_store import JobStore
 from common.settings import GatewaySettings
-from gateway.relay import Relay
+from gateway.errors import HttpError
+from gateway.relay import Ending, Relay, Tell
+
+
+class InFlight:
+    """Requests for predictions under way here; used as `with`, it lets no more than `limit` in."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.count = 0
+
+    def __enter__(self) -> None:
+        if self.count >= self._limit:
+            sentence = (
+                "This gateway has too many requests under way and nothing was accepted: try again later."
+            )
+            raise HttpError(503, sentence, headers={"Retry-After": "1"})
+        self.count += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.count -= 1
 
 
 class Gateway:
@@ -14,29 +37,53 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
-        self.store = JobStore.from_settings(settings, name=secrets.token_hex(4))
+        self.store = JobStore.from_settings(
+            settings, name=secrets.token_hex(4), durability=settings.durability
+        )
         self.relay = Relay(self.store)
+        self.clock = AlarmClock(self.store)
+        self._in_flight = InFlight(settings.max_in_flight)
         self.ids = keys.new_ids(settings.partitions)
         self.started = (
             False  # the server has been checked and the relay has heard it: predictions may be taken
         )
         self.draining = False
+        self._told_early: set[Tell] = set()
 
     def check_started(self) -> None:
         """Raises StoreUnavailable before that; the probes answer all the while."""
         if not self.started:
             raise StoreUnavailable("This gateway waits for Redis.")
 
+    def taking(self) -> InFlight:
+        """Around every request for a prediction. Raises StoreUnavailable and HttpError 503."""
+        self.check_started()
+        return self._in_flight
+
     async def readiness(self) -> str | None:
-        """None, or one sentence why this gateway should get no requests now."""
+        """None, or one sentence why this gateway should get no requests now. Raises ForetellError for Redis."""
         if self.draining:
             return "This gateway is stopping."
         if not self.started:
             return "This gateway waits for Redis."
         if not self.relay.connected.is_set():
             return "The relay does not hear announcements: its connection is being made again."
-        try:
-            await self.store.ping()
-        except ForetellError as error:
-            return str(error)
+        await self.store.ping()
         return None
+
+    def drain(self) -> None:
+        """Readiness is red from now on, and who loses nothing by asking another gateway is told to."""
+        self.draining = True
+        for tell in tuple(self._told_early):
+            tell(Ending.STOPPING)
+
+    @contextmanager
+    def told_early(self, tell: Tell) -> Iterator[None]:
+        """A waiter who hears of a stop when it begins; the others hear of it when the time is up."""
+        self._told_early.add(tell)
+        try:
+            if self.draining:
+                tell(Ending.STOPPING)
+            yield
+        finally:
+            self._told_early.discard(tell)

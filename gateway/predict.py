@@ -7,11 +7,11 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from common import keys
-from common.job_store import JobState, Submission
-from common.json_text import input_of
+from common.job_store import JobState, Submission, Submitted
+from common.json_text import input_of, same_value
 from common.states import Fault, Status
 from gateway.answers import Headers, accepted_body, answer, prediction_body, status_header, sync_body
-from gateway.errors import ALREADY_FINISHED, CODE_OF_FAULT, NOT_FOUND, HttpError
+from gateway.errors import ALREADY_FINISHED, CODE_OF_FAULT, NOT_FOUND, HttpError, queue_full
 from gateway.gateway import Gateway
 from gateway.relay import Ending
 from gateway.requests import Wishes, read_body, read_wait, read_wishes
@@ -36,51 +36,48 @@ class Predictions:
         self._wait_s = gateway.settings.sync_wait_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._gateway.check_started()
-        wishes = read_wishes(scope["headers"])
-        input_ = input_of(await read_body(receive, wishes.length, self._limit))
-        prediction_id = next(self._gateway.ids)
-        raw_id = prediction_id.encode()
-        headers: Headers = [(b"location", b"/predict/" + raw_id), (b"prediction-id", raw_id)]
-        if wishes.applied:
-            headers.append((b"preference-applied", wishes.applied))
-        if wishes.wait_s == 0:
-            await self._submit(Submission(prediction_id, input_))
-            await self._accepted(scope, send, prediction_id, headers)
-        else:
-            await self._sync(scope, receive, send, prediction_id, input_, wishes, headers)
+        with self._gateway.taking():
+            wishes = read_wishes(scope["headers"])
+            prediction_id = next(self._gateway.ids)
+            if wishes.key:
+                partitions = self._gateway.settings.partitions
+                prediction_id = keys.moved(prediction_id, keys.partition_of_key(wishes.key, partitions))
+            await self.take(scope, receive, send, prediction_id, wishes, protected=bool(wishes.key))
 
-    async def _submit(self, submission: Submission) -> None:
-        if await self._gateway.store.submit(submission) == "full":
-            sentence = "The queue is full and nothing was accepted: try again later."
-            raise HttpError(429, sentence, headers={"Retry-After": "1"})
-
-    @staticmethod
-    async def _accepted(scope: Scope, send: Send, prediction_id: str, headers: Headers) -> None:
-        headers.append(status_header(Status.QUEUED))
-        await answer(scope, send, 202, accepted_body(prediction_id), headers)
-
-    async def _sync(
+    async def take(
         self,
         scope: Scope,
         receive: Receive,
         send: Send,
         prediction_id: str,
-        input_: bytes,
         wishes: Wishes,
-        headers: Headers,
+        *,
+        protected: bool,
     ) -> None:
+        """Submit and answer. `protected`: it may be asked for again, so a client that hangs up does not cancel it."""
+        input_ = input_of(await read_body(receive, wishes.length, self._limit))
+        request = Submission(prediction_id, input_, wishes.wait_s != 0, wishes.deadline_us, wishes.key)
+        state: JobState | Ending | bool | None = None
         with FinalState(self._gateway, prediction_id) as final:
-            await self._submit(Submission(prediction_id, input_, watch=True))
-            final.known()
-            wait_s = self._wait_s if wishes.wait_s is None else min(wishes.wait_s, self._wait_s)
-            state: JobState | Ending | bool | None = await final.wait(min(wait_s, PATIENCE_S))
-            if state is None and wait_s > PATIENCE_S:
-                state = await final.wait_while_connected(receive, wait_s - PATIENCE_S)
-        if isinstance(state, JobState):
+            submitted = await self._submit(request)
+            if submitted.word == "queued" and request.watch:
+                final.known()
+                state = await self._wait(final, receive, wishes)
+        prediction_id = submitted.id
+        status = Status.QUEUED
+        if submitted.word == "known":
+            state, status = await self._join(prediction_id, receive, wishes)
+        headers = _id_headers(prediction_id)
+        if wishes.applied:
+            headers.append((b"preference-applied", wishes.applied))
+        if isinstance(state, JobState) and request.watch:
             await _answer_final(scope, send, prediction_id, input_, state, headers)
         elif state is None and wishes.then_202:
-            await self._accepted(scope, send, prediction_id, headers)
+            if request.watch:  # it has had the time to start
+                now = await self._gateway.store.read(prediction_id)
+                status = now.status if now else status
+            headers.append(status_header(status))
+            await answer(scope, send, 202, accepted_body(prediction_id), headers)
         elif state is None:
             sentence = f"No result within {self._wait_s:g} s: read it at /predict/{prediction_id}."
             raise _sync_error(504, sentence, prediction_id, headers)
@@ -90,8 +87,63 @@ class Predictions:
         elif state is Ending.LOST:
             sentence = "The prediction was lost with the job store's data: send it again."
             raise HttpError(503, sentence, prediction_id=prediction_id, headers={"Retry-After": "1"})
-        elif not self._gateway.relay.waits_for(prediction_id):  # the client is gone, and nobody else wants it
+        elif not protected and not self._gateway.relay.waits_for(prediction_id):
+            # the client is gone, and nobody else wants it
             await self._gateway.store.cancel(prediction_id, CANCELLED_HUNG_UP, only_mine=True)
+
+    async def _submit(self, submission: Submission) -> Submitted:
+        """Queued or known. Raises HttpError 422, 429, and 503 if it is not as safe as it should be."""
+        submitted = await self._gateway.store.submit(submission)
+        if submitted.word == "full":
+            raise queue_full(self._gateway.clock.retry_after_s())
+        if submitted.word == "conflict":
+            known = await self._gateway.store.read(submitted.id)
+            if known is None:  # its time was over in between: the id is free
+                return await self._submit(submission)
+            if not same_value(known.input or b"", submission.input):
+                which = "Idempotency-Key" if submission.key else "prediction ID"
+                sentence = f"This {which} was used with another input: use a new one."
+                raise HttpError(422, sentence, prediction_id=submitted.id)
+            submitted = submitted._replace(word="known")
+        if not submitted.durable:
+            sentence = (
+                "The prediction is queued but not yet as safe as DURABILITY asks: it may still run, "
+                f"read it at /predict/{submitted.id}."
+            )
+            headers = _id_headers(submitted.id)
+            raise _sync_error(503, sentence, submitted.id, headers)
+        return submitted
+
+    async def _wait(
+        self, final: "FinalState", receive: Receive, wishes: Wishes
+    ) -> JobState | Ending | bool | None:
+        """The final state, None when the time is up, False if the client hangs up."""
+        wait_s = self._wait_s if wishes.wait_s is None else min(wishes.wait_s, self._wait_s)
+        news = await final.wait(min(wait_s, PATIENCE_S))
+        if news is None and wait_s > PATIENCE_S:
+            return await final.wait_while_connected(receive, wait_s - PATIENCE_S)
+        return news
+
+    async def _join(
+        self, prediction_id: str, receive: Receive, wishes: Wishes
+    ) -> tuple[JobState | Ending | bool | None, Status]:
+        """What `_wait` gives, for a prediction that was submitted before, and its status now."""
+        if wishes.wait_s == 0:
+            now = await self._gateway.store.read(prediction_id)
+            return None, now.status if now else Status.QUEUED
+        with FinalState(self._gateway, prediction_id) as final:
+            now = await self._gateway.store.watch(prediction_id)
+            if now is None:
+                return Ending.LOST, Status.QUEUED
+            if now.final:
+                return now, now.status
+            final.known()
+            return await self._wait(final, receive, wishes), now.status
+
+
+def _id_headers(prediction_id: str) -> Headers:
+    raw_id = prediction_id.encode()
+    return [(b"location", b"/predict/" + raw_id), (b"prediction-id", raw_id)]
 
 
 async def _answer_final(
@@ -126,17 +178,17 @@ class FinalState:
         self._wake_up: asyncio.Future[None] | None = None
 
     def __enter__(self) -> "FinalState":
-        self._waiting = self._gateway.relay.add(self._id, self._tell)
+        self._waiting = self._gateway.relay.add(self._id, self.tell)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._gateway.relay.remove(self._id, self._tell)
+        self._gateway.relay.remove(self._id, self.tell)
 
     def known(self) -> None:
         """The store has the prediction: from now on it may be looked up, and be found lost."""
         self._waiting.known = True
 
-    def _tell(self, news: JobState | Ending) -> None:
+    def tell(self, news: JobState | Ending) -> None:
         if self._news is None and (isinstance(news, Ending) or news.final):
             self._news = news
             self._wake()
@@ -175,28 +227,39 @@ async def _disconnect(receive: Receive) -> None:
 
 
 class Prediction:
-    """GET and DELETE /predict/{id}."""
+    """GET, PUT and DELETE /predict/{id}."""
 
     route = "/predict/{prediction_id}"
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, predictions: Predictions) -> None:
         self._gateway = gateway
+        self._predictions = predictions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._gateway.check_started()
-        prediction_id = keys.parse_id(scope["path_params"]["prediction_id"])
+        with self._gateway.taking():
+            prediction_id = keys.parse_id(scope["path_params"]["prediction_id"])
+            if scope["method"] == "PUT":
+                return await self._put(scope, receive, send, prediction_id)
+            if prediction_id is None:
+                raise HttpError(404, NOT_FOUND)
+            if scope["method"] == "DELETE":
+                await self._cancel(prediction_id)
+            state = await self._look(prediction_id, receive, read_wait(scope))
+            if state is None:
+                raise HttpError(404, NOT_FOUND)
+            headers = [status_header(state.status)]
+            if not state.final:
+                headers.append(RETRY_AFTER)
+            code = 200 if state.final else 202
+            await answer(scope, send, code, prediction_body(prediction_id, state), headers)
+
+    async def _put(self, scope: Scope, receive: Receive, send: Send, prediction_id: str | None) -> None:
+        """The id is the client's, and is itself the key that makes a repeat harmless."""
         if prediction_id is None:
-            raise HttpError(404, NOT_FOUND)
-        if scope["method"] == "DELETE":
-            await self._cancel(prediction_id)
-        state = await self._look(prediction_id, receive, read_wait(scope))
-        if state is None:
-            raise HttpError(404, NOT_FOUND)
-        headers = [status_header(state.status)]
-        if not state.final:
-            headers.append(RETRY_AFTER)
-        code = 200 if state.final else 202
-        await answer(scope, send, code, prediction_body(prediction_id, state), headers)
+            raise HttpError(400, "The prediction ID must be a UUID: make one, or use POST /predict.")
+        wishes = read_wishes(scope["headers"])
+        wishes.key = ""
+        await self._predictions.take(scope, receive, send, prediction_id, wishes, protected=True)
 
     async def _cancel(self, prediction_id: str) -> None:
         reply = await self._gateway.store.cancel(prediction_id, CANCELLED_BY_CLIENT)
@@ -206,7 +269,7 @@ class Prediction:
     async def _look(self, prediction_id: str, receive: Receive, wait_s: float) -> JobState | None:
         if wait_s == 0:
             return await self._gateway.store.read(prediction_id)
-        with FinalState(self._gateway, prediction_id) as final:
+        with FinalState(self._gateway, prediction_id) as final, self._gateway.told_early(final.tell):
             state = await self._gateway.store.watch(prediction_id)
             if state is None or state.final:
                 return state

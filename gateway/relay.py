@@ -96,7 +96,8 @@ class Relay:
                         if payload is not None:
                             self._hear(payload)
             except StoreUnavailable as error:
-                log.warning("the relay lost its subscription and makes it again", error=str(error))
+                if self.connected.is_set():  # else it was told before
+                    log.warning("the relay lost its subscription and makes it again", error=str(error))
             finally:
                 self.connected.clear()
             await asyncio.sleep(RECONNECT_S)
@@ -129,8 +130,7 @@ class Relay:
             ids, self._to_look_up = self._to_look_up, set()
             try:
                 await self._look_up_all([i for i in ids if i in self._waiting and self._waiting[i].known])
-            except StoreUnavailable as error:
-                log.warning("the relay could not look up who waits, and will", error=str(error))
+            except StoreUnavailable:  # the alarm clock says so in the log
                 self._to_look_up |= ids
                 await asyncio.sleep(RECONNECT_S)
                 self._look_up.set()

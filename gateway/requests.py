@@ -1,5 +1,7 @@
 """What a request asks for, read from its raw ASGI parts."""
 
+import hashlib
+import re
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
@@ -7,22 +9,32 @@ from starlette.types import Receive, Scope
 
 from gateway.errors import HttpError
 
+MAX_KEY_BYTES = 255
+MAX_DEADLINE_US = 7 * 86400 * 1_000_000
+_DURATION = re.compile(rb"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m)")
+_UNIT_US = {b"ms": 1e3, b"s": 1e6, b"m": 60e6}
 MAX_WAIT_S = 300.0  # a long poll above this is cut to it: proxies end it anyway
 
 
 @dataclass(slots=True)
 class Wishes:
     """`wait_s`: how long the client waits for the result; None: as long as the service does; 0: not at all.
-    `then_202`: what it gets after that, instead of a 504. `applied`: the preference that was honoured."""
+    `then_202`: what it gets after that, instead of a 504. `applied`: the preference that was honoured. `key`: digest of the
+    Idempotency-Key. `deadline_us`: the Prediction-Deadline."""
 
     length: int | None = None
     wait_s: float | None = None
     then_202: bool = False
     applied: bytes = b""
+    key: str = ""
+    deadline_us: int | None = None
 
 
 def read_wishes(headers: list[tuple[bytes, bytes]]) -> Wishes:
-    """Async-Mode, Prefer (RFC 7240), Content-Type, Content-Length. Raises HttpError 400 and 415."""
+    """Async-Mode, Prefer (RFC 7240), Content-Type, Content-Length, Idempotency-Key, Prediction-Deadline.
+
+    Raises HttpError 400 and 415.
+    """
     mode = prefer = content_type = None
     wishes = Wishes()
     for name, value in headers:
@@ -34,6 +46,10 @@ def read_wishes(headers: list[tuple[bytes, bytes]]) -> Wishes:
             mode = value if mode is None else mode + b"," + value
         elif name == b"prefer":
             prefer = value if prefer is None else prefer + b"," + value
+        elif name == b"idempotency-key":
+            wishes.key = _read_key(value, again=bool(wishes.key))
+        elif name == b"prediction-deadline":
+            wishes.deadline_us = _read_deadline(value, again=wishes.deadline_us is not None)
     if content_type is not None and not _is_json(content_type):
         raise HttpError(415, "The body must be JSON: send the header 'Content-Type: application/json'.")
     if prefer is not None:
@@ -41,6 +57,21 @@ def read_wishes(headers: list[tuple[bytes, bytes]]) -> Wishes:
     if mode is not None:
         _read_mode(mode, wishes)
     return wishes
+
+
+def _read_key(value: bytes, *, again: bool) -> str:
+    """Stored is a digest: keys may be long, and may be nobody's business."""
+    if again or not value.strip() or len(value) > MAX_KEY_BYTES:
+        raise HttpError(400, f"Idempotency-Key must be one string of 1 to {MAX_KEY_BYTES} bytes.")
+    return hashlib.blake2b(value.strip(), digest_size=16).hexdigest()
+
+
+def _read_deadline(value: bytes, *, again: bool) -> int:
+    match = _DURATION.fullmatch(value.strip().lower())
+    us = round(float(match[1]) * _UNIT_US[match[2]]) if match else 0
+    if again or not 0 < us <= MAX_DEADLINE_US:
+        raise HttpError(400, "Prediction-Deadline must be one time such as 500ms, 30s or 5m, at most 10080m.")
+    return us
 
 
 def _is_json(content_type: bytes) -> bool:

@@ -2,112 +2,182 @@
 
 A frame is text, one JSON object. The client has nothing to say: what it sends is ignored up to MAX_MESSAGES
 (then 1008); a message above `common.server.WS_MAX_BYTES` is refused by the protocol (1009).
+
+Ten thousand of them are idle most of the time, so an idle one is one task, which waits for the client to leave; the
+task that sends lives only while there is something to send. Clients that do not read are `common.slow_readers`' work.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable
+from contextlib import suppress
 
 import orjson
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from common import keys
 from common.errors import StoreUnavailable
-from common.job_store import JobState
+from common.job_store import JobState, JobStore
+from common.states import Status
 from gateway.answers import prediction_body
 from gateway.errors import NOT_FOUND
 from gateway.gateway import Gateway
-from gateway.relay import Ending
+from gateway.relay import Ending, Waiting
 
 MAX_MESSAGES = 64
-SEND_TIMEOUT_S = 20.0  # for a client that does not read, before keep-alive gives it up
+SMALL = 4096  # bytes; of an idle or a slow subscriber no larger input or result is kept: it is read again when sent
+LARGE_FRAMES = 16  # made at the same time
+LARGE_S = 0.2  # so long one of them is waited for before the next is made
 NEWS_LIMIT = 8  # unsent changes kept for a slow client; older ones are dropped, the final one never
 
+STORE_AWAY = "The job store is not available: connect again in a moment."
 NORMAL, POLICY, RESTART, TRY_AGAIN, UNKNOWN = 1000, 1008, 1012, 1013, 4404
+
+LOOK = None
+#: A state, an ending, a code to close with, or LOOK: there is something too large to be kept until it is sent.
+News = JobState | Ending | int | None
 
 
 class PredictionSocket:
-    """One subscriber."""
+    """The endpoint."""
 
     route = "/ws/predict/{prediction_id}"
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._large = asyncio.Semaphore(LARGE_FRAMES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        socket = WebSocket(scope, receive, send)
-        await socket.accept()
+        prediction_id = keys.parse_id(scope["path_params"]["prediction_id"])
+        with suppress(OSError):  # the client is gone
+            await receive()  # that it connects
+            await send({"type": "websocket.accept"})
+            if prediction_id is None:
+                return await _say(send, NOT_FOUND, UNKNOWN)
+            try:
+                await self._serve(prediction_id, scope, receive, send)
+            except StoreUnavailable:
+                await _say(send, STORE_AWAY, TRY_AGAIN)
+
+    async def _serve(self, prediction_id: str, scope: Scope, receive: Receive, send: Send) -> None:
+        store = self._gateway.store
+        subscriber = Subscriber(prediction_id, store, self._large, scope, send)
+        waiting = self._gateway.relay.add(prediction_id, subscriber.tell, changes=True)
         try:
-            code = await self._serve(socket)
-            if code is not None:
-                await socket.close(code)
-        except (WebSocketDisconnect, TimeoutError):
-            pass
-
-    async def _serve(self, socket: WebSocket) -> int | None:
-        """The close code, or None if the client is gone."""
-        prediction_id = keys.parse_id(socket.path_params["prediction_id"])
-        if prediction_id is None:
-            return await _say(socket, NOT_FOUND, UNKNOWN)
-        news: asyncio.Queue[JobState | Ending | int] = asyncio.Queue()
-
-        def tell(item: JobState | Ending | int) -> None:
-            if news.qsize() >= NEWS_LIMIT:
-                news.get_nowait()
-            news.put_nowait(item)
-
-        waiting = self._gateway.relay.add(prediction_id, tell, changes=True)
-        listener = asyncio.create_task(_listen(socket, tell), name="subscriber speaks")
-        try:
-            self._gateway.check_started()
-            state = await self._gateway.store.watch(prediction_id, changes=True)
-            if state is None:
-                return await _say(socket, NOT_FOUND, UNKNOWN)
-            waiting.known = True
-            return await self._follow(socket, prediction_id, state, news)
-        except StoreUnavailable:
-            return await _say(socket, "The job store is not available: connect again in a moment.", TRY_AGAIN)
+            with self._gateway.told_early(subscriber.tell):
+                self._gateway.check_started()
+                subscriber.begin(await _known(waiting, store.watch(prediction_id, changes=True)))
+                await _until_gone(receive, subscriber)
         finally:
-            listener.cancel()
-            self._gateway.relay.remove(prediction_id, tell)
-
-    async def _follow(
-        self,
-        socket: WebSocket,
-        prediction_id: str,
-        state: JobState,
-        news: "asyncio.Queue[JobState | Ending | int]",
-    ) -> int | None:
-        await _send(socket, prediction_body(prediction_id, state, with_status=True))
-        while not state.final:
-            item = await news.get()
-            if item is Ending.LOST:
-                return await _say(socket, NOT_FOUND, UNKNOWN)
-            if item is Ending.STOPPING:
-                return RESTART
-            if isinstance(item, int):  # a close code from the listener; 0: the client is gone
-                return item or None
-            assert isinstance(item, JobState)
-            if item.status is state.status:
-                continue
-            state = JobState(item.status, state.input, item.fault, item.payload)
-            await _send(socket, prediction_body(prediction_id, state, with_status=True))
-        return NORMAL
+            subscriber.end()
+            self._gateway.relay.remove(prediction_id, subscriber.tell)
 
 
-async def _listen(socket: WebSocket, tell: Callable[[int], None]) -> None:
-    """Tells 0 when the client is gone, and POLICY when it talks too much."""
-    for _ in range(MAX_MESSAGES):
-        if (await socket.receive())["type"] == "websocket.disconnect":
-            return tell(0)
-    tell(POLICY)
+async def _known(waiting: Waiting, watched: Awaitable[JobState | None]) -> JobState | None:
+    """The state now. In a function of its own, so that an idle subscriber does not keep it."""
+    state = await watched
+    waiting.known = waiting.known or state is not None
+    return state
 
 
-async def _send(socket: WebSocket, frame: bytes) -> None:
-    async with asyncio.timeout(SEND_TIMEOUT_S):
-        await socket.send_text(frame.decode())
+async def _until_gone(receive: Receive, subscriber: "Subscriber") -> None:
+    """Until either side has closed. A client that talks too much is closed."""
+    said = 0
+    while (await receive())["type"] != "websocket.disconnect":
+        said += 1
+        if said == MAX_MESSAGES:
+            subscriber.tell(POLICY)
 
 
-async def _say(socket: WebSocket, sentence: str, code: int) -> int:
-    await _send(socket, orjson.dumps({"error": sentence}))
-    return code
+class Subscriber:
+    """What one client has been sent, and what it will be. It hears from `begin` on; what is told before waits."""
+
+    __slots__ = ("_id", "_input", "_large", "_news", "_send", "_sending", "_status", "_store", "_writable")
+
+    def __init__(
+        self, prediction_id: str, store: JobStore, large: asyncio.Semaphore, scope: Scope, send: Send
+    ) -> None:
+        self._id = prediction_id
+        self._store = store
+        self._large = large
+        self._writable: asyncio.Event = scope["extensions"]["writable"]
+        self._send = send
+        self._news: list[News] = []
+        self._sending: asyncio.Task[None] | None = None
+        self._status: Status | None = None
+        self._input: bytes | None = None
+
+    def begin(self, state: JobState | None) -> None:
+        """`state` is its first frame; None: there is no such prediction."""
+        self._news.insert(0, state or Ending.LOST)
+        self._sending = asyncio.create_task(self._send_news(), name="subscriber hears")
+
+    def tell(self, item: "News") -> None:
+        if len(self._news) == NEWS_LIMIT:
+            del self._news[0]
+        if isinstance(item, JobState) and len(item.payload) + len(item.input or b"") > SMALL:
+            item = LOOK
+        self._news.append(item)
+        if self._status and not self._sending:
+            self._sending = asyncio.create_task(self._send_news(), name="subscriber hears")
+
+    def end(self) -> None:
+        """Nothing more will be sent."""
+        if self._sending:
+            self._sending.cancel()
+
+    async def _send_news(self) -> None:
+        with suppress(OSError):  # the client is gone: the endpoint hears it too
+            try:
+                while self._news:
+                    await self._writable.wait()
+                    code = await self._send_one(self._news.pop(0))
+                    if code is not None:
+                        return await _close(self._send, code)  # and `_sending` stays: nothing may follow
+            except StoreUnavailable:
+                return await _say(self._send, STORE_AWAY, TRY_AGAIN)
+            self._sending = None
+
+    async def _send_one(self, item: "News") -> int | None:
+        """The code to close with after it; None: more may come."""
+        if isinstance(item, int):
+            return item
+        if item is Ending.STOPPING:
+            return RESTART
+        if isinstance(item, JobState) and item.status is self._status:
+            return None
+        if isinstance(item, JobState) and item.input is not None:
+            if len(item.input) <= SMALL:
+                self._input = item.input
+            return await self._show(item)
+        if isinstance(item, JobState) and self._input is not None:  # announcements carry no input
+            return await self._show(JobState(item.status, self._input, item.fault, item.payload))
+        async with self._large:
+            state = None if item is Ending.LOST else await self._store.read(self._id)
+            if state is None:
+                await _send_text(self._send, orjson.dumps({"error": NOT_FOUND}))
+                return UNKNOWN
+            if state.status is self._status:
+                return None
+            code = await self._show(state)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LARGE_S):
+                    await self._writable.wait()
+            return code
+
+    async def _show(self, state: JobState) -> int | None:
+        self._status = state.status
+        await _send_text(self._send, prediction_body(self._id, state, with_status=True))
+        return NORMAL if state.final else None
+
+
+async def _send_text(send: Send, frame: bytes) -> None:
+    await send({"type": "websocket.send", "text": frame.decode()})
+
+
+async def _close(send: Send, code: int) -> None:
+    await send({"type": "websocket.close", "code": code})
+
+
+async def _say(send: Send, sentence: str, code: int) -> None:
+    await _send_text(send, orjson.dumps({"error": sentence}))
+    await _close(send, code)

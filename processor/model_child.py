@@ -11,8 +11,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, BinaryIO
+import traceback
+from collections.abc import Iterable
+from typing import Any
 
 import orjson
 from pydantic import ValidationError
@@ -24,6 +25,10 @@ from processor.model_loader import Model, describe, in_one_line, load_model
 
 FLUSH_S = 0.001  # outcomes are sent at the latest before the next call that starts this much after the first of them
 
+READ_BYTES = 1 << 16
+RETRY_MAX_S = 86400.0  # what asks for more gets this
+TRACEBACK_CHARS = 8192  # its end: the last calls
+
 _JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _PR_SET_PDEATHSIG = 1
 
@@ -31,7 +36,7 @@ _PR_SET_PDEATHSIG = 1
 def main(descriptor: int, spec: str) -> int:
     _die_with_parent()
     _ignore_signals()
-    with socket.socket(fileno=descriptor) as channel, channel.makefile("rb") as incoming:
+    with socket.socket(fileno=descriptor) as channel:
         _keep_from_children(channel)
         try:
             model = load_model(spec)
@@ -42,8 +47,9 @@ def main(descriptor: int, spec: str) -> int:
         except ModelFault as fault:
             channel.sendall(pack([Item(Kind.FAULT, 0, str(fault).encode())]))
             return 1
-        channel.sendall(pack([Item(Kind.READY, 0, orjson.dumps({"batch": model.batch}))]))
-        serve(model, incoming, channel.sendall)
+        ready = {"batch": model.batch, "cancels": model.is_async}
+        channel.sendall(pack([Item(Kind.READY, 0, orjson.dumps(ready))]))
+        Child(model, channel).serve()
         with contextlib.suppress(BaseException):
             model.teardown()
     return 0
@@ -81,25 +87,105 @@ def _die_with_parent() -> None:
             os._exit(1)
 
 
-def serve(model: Model, incoming: BinaryIO, send: Callable[[bytes], None]) -> None:
-    """Answer frames until the parent closes its end."""
-    answer = _answer_batch if model.batch else _answer_each
-    while header := incoming.read(HEADER.size):
-        size, count = HEADER.unpack(header)
-        inputs = [item.data for item in unpack(count, incoming.read(size))]
-        answer(model, inputs, send)
+class Child:
+    """Answers the parent's hand-overs, one after the other.
 
+    An async model can be interrupted: while it waits, its event loop reads the channel for cancellations.
+    """
 
-def _answer_each(model: Model, inputs: list[bytes], send: Callable[[bytes], None]) -> None:
-    outcomes: list[Item] = []
-    flushed = time.perf_counter()
-    for text in inputs:
-        if outcomes and time.perf_counter() - flushed > FLUSH_S:
-            send(pack(outcomes))
-            outcomes = []
-            flushed = time.perf_counter()
-        outcomes.append(_answer_one(model, text))
-    send(pack(outcomes))
+    def __init__(self, model: Model, channel: socket.socket) -> None:
+        self._model = model
+        self._channel = channel
+        self._buffer = bytearray()
+        self._hand_over = 0
+        self._running = range(0)  # places, in the hand-over, of what the present call works on
+        self._unwanted: set[int] = set()
+        if model.is_async:
+            model.interrupts = (channel, self._hear_cancellations)
+
+    def serve(self) -> None:
+        """Until the parent closes its end."""
+        while items := self._receive():
+            if items[0].kind == Kind.INPUT:  # else a cancellation that came too late
+                self._hand_over += 1
+                self._unwanted.clear()
+                texts = [item.data for item in items]
+                if self._model.batch:
+                    self._answer_batch(texts)
+                else:
+                    self._answer_each(texts)
+
+    def _receive(self, flags: int = 0) -> list[Item]:
+        """The next frame; empty at the end of the channel, or if `flags` say not to wait for more."""
+        buffer = self._buffer
+        wanted = HEADER.size
+        while True:
+            if len(buffer) >= HEADER.size:
+                size, count = HEADER.unpack_from(buffer)
+                wanted = HEADER.size + size
+                if len(buffer) >= wanted:
+                    frame = bytes(memoryview(buffer)[HEADER.size : wanted])
+                    del buffer[:wanted]
+                    return unpack(count, frame)
+            try:
+                data = self._channel.recv(max(READ_BYTES, wanted - len(buffer)), flags)
+            except BlockingIOError:
+                return []
+            if not data:
+                return []
+            buffer += data
+
+    def _send(self, items: list[Item]) -> None:
+        self._channel.sendall(pack(items))
+
+    def _hear_cancellations(self) -> bool:
+        """Whether the call that runs has an input that nobody wants."""
+        interrupt = False
+        while items := self._receive(socket.MSG_DONTWAIT):
+            hand_over, place = map(int, items[0].data.split())
+            if hand_over == self._hand_over:
+                self._unwanted.add(place)
+                if place in self._running:
+                    interrupt = True
+                else:
+                    self._send_cancelled([place])
+        return interrupt
+
+    def _send_cancelled(self, places: Iterable[int]) -> None:
+        self._send([Item(Kind.CANCELLED, 0, b"%d %d" % (self._hand_over, place)) for place in places])
+
+    def _answer_each(self, texts: list[bytes]) -> None:
+        outcomes: list[Item] = []
+        flushed = time.perf_counter()
+        for place, text in enumerate(texts):
+            if outcomes and time.perf_counter() - flushed > FLUSH_S:
+                self._send(outcomes)
+                outcomes = []
+                flushed = time.perf_counter()
+            self._running = range(place, place + 1)
+            unwanted = place in self._unwanted
+            outcomes.append(Item(Kind.ERROR, 0, b"") if unwanted else _answer_one(self._model, text))
+        self._send(outcomes)
+
+    def _answer_batch(self, texts: list[bytes]) -> None:
+        """One call for all inputs that the hints accept; if it raises, one call each, so that the bad one fails alone.
+        Asking for another try is for all of them."""
+        model = self._model
+        self._running = range(len(texts))
+        started = time.perf_counter_ns()
+        values = [_input(model, text) for text in texts]
+        good = [value for value in values if not isinstance(value, Item)]
+        try:
+            results = iter(_checked(model.call(good), len(good)) if good else [])
+        except BaseException as error:
+            if self._unwanted:
+                self._send_cancelled(self._unwanted)
+            if len(good) == len(texts) == 1 or _retry_after(error) is not None:
+                self._send([v if isinstance(v, Item) else _failed(error, started) for v in values])
+            else:
+                self._answer_each(texts)
+            return
+        self._send([v if isinstance(v, Item) else _outcome(next(results), started) for v in values])
 
 
 def _answer_one(model: Model, text: bytes) -> Item:
@@ -112,22 +198,6 @@ def _answer_one(model: Model, text: bytes) -> Item:
     except BaseException as error:  # some libraries' are no Exceptions
         return _failed(error, started)
     return _outcome(result, started)
-
-
-def _answer_batch(model: Model, texts: list[bytes], send: Callable[[bytes], None]) -> None:
-    """One call for all inputs that the hints accept; if it raises, one call each, so that the bad one fails alone."""
-    started = time.perf_counter_ns()
-    values = [_input(model, text) for text in texts]
-    good = [value for value in values if not isinstance(value, Item)]
-    try:
-        results = iter(_checked(model.call(good), len(good)) if good else [])
-    except BaseException as error:
-        if len(texts) == 1:
-            send(pack([_failed(error, started)]))
-        else:
-            _answer_each(model, texts, send)
-        return
-    send(pack([v if isinstance(v, Item) else _outcome(next(results), started) for v in values]))
 
 
 def _checked(results: Any, expected: int) -> list[Any]:
@@ -164,7 +234,31 @@ def _outcome(result: Any, started: int) -> Item:
 
 def _failed(error: BaseException, started: int) -> Item:
     spent = (time.perf_counter_ns() - started) // 1000
-    return Item(Kind.ERROR, spent, f"Prediction failed: {describe(error)}".encode())
+    sentence = f"Prediction failed: {describe(error)}"
+    after = _retry_after(error)
+    if after is None:
+        return Item(Kind.ERROR, spent, sentence.encode())
+    wish = {"error": sentence, "after": after, "traceback": _traceback(error)}
+    return Item(Kind.RETRY, spent, orjson.dumps(wish))
+
+
+def _retry_after(error: BaseException) -> float | None:
+    """The seconds after which the model wants another try: a number in the exception's attribute `retry_after`."""
+    try:
+        after = getattr(error, "retry_after", None)
+    except Exception:  # it may be a property
+        return None
+    if isinstance(after, (int, float)) and not isinstance(after, bool) and after >= 0:
+        return float(min(after, RETRY_MAX_S))
+    return None
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception:  # it shows the exception's own text
+        text = "".join(traceback.format_tb(error.__traceback__))
+    return text[-TRACEBACK_CHARS:].encode("utf-8", "replace").decode()
 
 
 def _default(value: Any) -> Any:

@@ -8,9 +8,10 @@ import asyncio
 import importlib
 import importlib.util
 import inspect
+import socket
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ class Model:
 
     def __init__(self, spec: str, subject: Any) -> None:
         self._runner = asyncio.Runner()
+        #: Set on an async model: while a call runs and the socket has something to read, the function is called, and
+        #: the call gets CancelledError if it returns True.
+        self.interrupts: tuple[socket.socket, Callable[[], bool]] | None = None
         if inspect.isclass(subject):
             subject = _calling(f"{spec}: making {subject.__name__}() failed", subject)
         predict = getattr(subject, "predict", None)
@@ -39,6 +43,7 @@ class Model:
         self.batch = predict_batch is not None
         _check_signature(spec, method, form)
         self.validate = _validator(method, self.batch)
+        self.is_async = inspect.iscoroutinefunction(method)
         self.call: Callable[[Any], Any] = self._synchronous(method)
 
     def setup(self) -> None:
@@ -59,9 +64,21 @@ class Model:
             return method
 
         def run(*args: Any) -> Any:
-            return self._runner.run(method(*args))
+            return self._runner.run(self._interruptible(method(*args)))
 
         return run
+
+    async def _interruptible(self, call: Coroutine[Any, Any, Any]) -> Any:
+        if self.interrupts is None:
+            return await call
+        channel, unwanted = self.interrupts
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        loop.add_reader(channel, lambda: unwanted() and task.cancel())
+        try:
+            return await call
+        finally:
+            loop.remove_reader(channel)
 
 
 def load_model(spec: str) -> Model:

@@ -57,6 +57,9 @@ class ModelProcess:
         self._prints: list[asyncio.Task[None]] = []
         self.state = State.STOPPED
         self.batch = False
+        self._cancels = False  # the model is async: it can be asked to give up an input
+        self._hand_over = 0
+        self._cancelled: set[int] = set()  # places in the hand-over that the model has given up
 
     async def start(self) -> None:
         """Spawn, load the model, run its setup. Raises ModelFault with one sentence."""
@@ -88,7 +91,8 @@ class ModelProcess:
         if first.kind == Kind.FAULT:
             await self.kill()
             raise ModelFault(first.data.decode())
-        self.batch = orjson.loads(first.data)["batch"]
+        ready = orjson.loads(first.data)
+        self.batch, self._cancels, self._hand_over = ready["batch"], ready["cancels"], 0
         self.state = State.IDLE
 
     async def predict(self, inputs: Sequence[bytes]) -> AsyncIterator[list[Item]]:
@@ -100,6 +104,8 @@ class ModelProcess:
         assert self._writer is not None
         if self._writer.is_closing():  # killed while it was idle
             raise ModelDied(await self._last_words())
+        self._hand_over += 1
+        self._cancelled.clear()
         self._writer.write(pack([Item(Kind.INPUT, 0, data) for data in inputs]))
         missing = len(inputs)
         while missing:
@@ -110,9 +116,28 @@ class ModelProcess:
                 await self.kill()
                 words = f"the model ran longer than {self._timeout_s:g} s and was stopped"
                 raise ModelDied(words, timeout=True) from None
+            if outcomes[0].kind == Kind.CANCELLED:
+                told = [tuple(map(int, item.data.split())) for item in outcomes]
+                self._cancelled.update(place for hand_over, place in told if hand_over == self._hand_over)
+                continue
             missing -= len(outcomes)
             yield outcomes
         self.state = State.IDLE
+
+    def cancel(self, place: int) -> None:
+        """Ask the model to give up the input at this place of the present hand-over. An async model gets
+        CancelledError; others cannot be asked."""
+        if self._cancels and self._writer is not None and self.state is State.BUSY:
+            self._writer.write(pack([Item(Kind.CANCEL, 0, b"%d %d" % (self._hand_over, place))]))
+
+    def has_given_up(self, place: int) -> bool:
+        """Whether the model has ended its work on that input, or will not begin it."""
+        return place in self._cancelled
+
+    def interrupt(self) -> None:
+        """SIGKILL, now; who waits for outcomes gets ModelDied a moment later."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
 
     async def _receive(self) -> list[Item]:
         try:

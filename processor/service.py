@@ -3,16 +3,16 @@
 import asyncio
 import os
 import secrets
-import signal
 import socket
 
 import structlog
 from starlette.applications import Starlette
 
-from common.errors import ForetellError, StoreUnavailable
+from common.entry import stop_or_end
+from common.errors import StoreUnavailable
 from common.job_store import JobStore
 from common.probes import probe_routes
-from common.server import Server, bind, make_server
+from common.server import bind, make_server
 from common.settings import ProcessorSettings
 from processor.model_process import ModelProcess
 from processor.worker import Worker
@@ -37,50 +37,36 @@ class Processor:
         self.worker: Worker | None = None
 
     async def readiness(self) -> str | None:
-        """None, or one sentence why no prediction can be run now."""
+        """None, or one sentence why no prediction can be run now. Raises ForetellError for Redis."""
         if self.worker is None:
             return "The model is loading."
         if self.worker.stopping:
             return "This processor is stopping."
-        try:
-            await self.store.ping()
-        except ForetellError as error:
-            return str(error)
+        await self.store.ping()
         return None
 
 
-async def serve(settings: ProcessorSettings) -> None:
-    """Run until SIGTERM or SIGINT, then drain within DRAIN_S.
+async def serve(settings: ProcessorSettings, stop: asyncio.Event) -> None:
+    """Run until `stop`, then drain within DRAIN_S.
 
     Raises StartFault for a taken port, ModelFault for a model that cannot be served, StoreMisconfigured.
     """
     listener = bind("0.0.0.0", settings.probe_port, variable="PROBE_PORT")
     processor = Processor(settings)
-    probes = make_server(Starlette(routes=probe_routes(processor.readiness)), drain_s=1)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    probes = make_server(Starlette(routes=probe_routes(processor.readiness)))
     async with asyncio.TaskGroup() as group:
         group.create_task(probes.serve(sockets=[listener]), name="probes")
-        group.create_task(_work_until(stop, processor, probes), name="work")
-
-
-async def _work_until(stop: asyncio.Event, processor: Processor, probes: Server) -> None:
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    working = asyncio.create_task(_work(stop, processor), name="worker")
-    try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if processor.worker and not working.done():
-            await _drain(processor.worker, processor.settings.drain_s)
-        working.cancel()
-        await asyncio.wait({working})
-        if not working.cancelled():
-            working.result()  # raises what ended the work
-    finally:
-        stopping.cancel()
-        await asyncio.gather(*(model.stop() for model in processor.models))
-        await processor.store.aclose()
-        probes.should_exit = True
+        working = group.create_task(_work(stop, processor), name="worker")
+        try:
+            await stop_or_end(stop, working)
+            if processor.worker and not working.done():
+                await _drain(processor.worker, settings.drain_s)
+            working.cancel()
+            await asyncio.wait({working})
+        finally:
+            await asyncio.gather(*(model.stop() for model in processor.models))
+            await processor.store.aclose()
+            probes.stop(within_s=1.0)
     log.info("processor stopped")
 
 

@@ -10,10 +10,12 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import orjson
 import structlog
 
+from common.alarm_clock import AlarmClock
 from common.errors import ModelFault, StoreUnavailable
 from common.job_store import Job, JobStore, Outcome, Reader, parse_announcement
 from common.settings import ProcessorSettings
@@ -36,6 +38,18 @@ FINISH_MAX = 512
 _FAULTS = {Kind.ERROR: Fault.MODEL, Kind.REFUSED: Fault.INPUT}
 
 
+@dataclass(slots=True)
+class HandOver:
+    """What a model process works on, in the order in which it answers."""
+
+    jobs: list[Job]
+    answered: int = 0
+
+    def place(self, job: Job) -> int | None:
+        """Where the job stands, if it is not answered yet."""
+        return self.jobs.index(job) if job in self.jobs[self.answered :] else None
+
+
 class Worker:
     """One processor: `models` model processes, all started, share one batcher."""
 
@@ -49,13 +63,13 @@ class Worker:
         self._batcher = Batcher(self._pace, max_wait_s=settings.max_batch_wait_ms / 1000 if batch else 0.0)
         self._idle = len(models)
         self._in_hand: dict[str, Job] = {}
-        self._ended: list[tuple[Job, Outcome | None]] = []  # None: give it back, the attempt counted
+        self._ended: list[tuple[Job, Outcome | float]] = []  # a number: try again after so many seconds
         self._work = asyncio.Event()  # something waits for a model process
         self._room = asyncio.Event()  # something may be claimed
         self._end = asyncio.Event()  # something ended and must be recorded
         # no reclaiming before this time: after an outage or a start, jobs of the living look abandoned too
         self._reclaim_from = time.monotonic() + self._lease_s
-        self._running: dict[ModelProcess, list[Job]] = {}  # handed over and not yet answered
+        self._running: dict[ModelProcess, HandOver] = {}
         self.stopping = False
         metrics.IN_HAND.set_function(lambda: len(self._in_hand))
 
@@ -64,7 +78,6 @@ class Worker:
     async def run(self) -> None:
         """Work until cancelled. A loop that ends for another reason ends the service."""
         async with asyncio.TaskGroup() as group:
-            self._group = group
             self._claims = [
                 group.create_task(self._claim_forever(reader), name=f"claim {reader.partition}")
                 for reader in self._store.readers()
@@ -75,6 +88,7 @@ class Worker:
             group.create_task(self._extend_forever(), name="leases")
             group.create_task(self._hear_forever(), name="cancellations")
             group.create_task(self._sweep_forever(), name="dead consumers")
+            group.create_task(AlarmClock(self._store).run(), name="alarms")
 
     async def drain(self, seconds: float) -> None:
         """Claim no more, finish what runs, give back what waits, leave. Ends within about `seconds`."""
@@ -98,7 +112,7 @@ class Worker:
 
     async def _give_back_uncounted(self, jobs: Iterable[Job]) -> None:
         jobs = list(jobs)
-        await self._store.release(jobs, counted=False)
+        await self._store.release(jobs)
         for job in jobs:
             self._drop(job)
 
@@ -119,12 +133,24 @@ class Worker:
                     jobs = await self._store.reclaim(reader, room, idle_s=self._lease_s)
                 else:
                     jobs = await self._store.claim(reader, room)
-            except StoreUnavailable as error:
-                self._server_was_away(error)
+            except StoreUnavailable:
+                self._server_was_away()
                 await asyncio.sleep(RETRY_S)
                 continue
-            if self._take_in(jobs):
+            if self._take_in(await self._without_surplus(jobs)):
                 await self._let_collect()
+
+    async def _without_surplus(self, jobs: list[Job]) -> list[Job]:
+        """What there is room for, the rest given back. Several readers may each have asked for the same room; for a
+        slow model, what waits here would keep it from an idle processor."""
+        surplus = len(jobs) - max(self._free(), 0)
+        if surplus <= 0 or self._pace.ahead:
+            return jobs
+        try:
+            await self._store.release(jobs[-surplus:])
+        except StoreUnavailable:
+            return jobs
+        return jobs[:-surplus]
 
     async def _let_collect(self) -> None:
         """While every model process is busy, nobody waits for the next claim: let it find more. The jobs just
@@ -162,9 +188,7 @@ class Worker:
             self._work.set()
         return bool(new)
 
-    def _server_was_away(self, error: StoreUnavailable) -> None:
-        if time.monotonic() >= self._reclaim_from:
-            log.warning("the job store is away", error=str(error))
+    def _server_was_away(self) -> None:
         self._reclaim_from = time.monotonic() + self._lease_s
 
     # -- predict
@@ -195,21 +219,34 @@ class Worker:
 
     async def _predict(self, model: ModelProcess, jobs: list[Job]) -> None:
         """Run one batch. If the model process dies, its jobs run again one by one, so that the bad one fails alone."""
-        self._running[model] = unanswered = list(jobs)
+        self._running[model] = hand_over = HandOver(jobs)
         started = time.perf_counter()
         metrics.BATCH_SIZE.observe(len(jobs))
         try:
             async for items in model.predict([job.input for job in jobs]):
-                for job, item in zip(unanswered, items, strict=False):
-                    self._finish(job, _outcome(item))
-                del unanswered[: len(items)]
+                for item in items:
+                    self._answered(jobs[hand_over.answered], item)
+                    hand_over.answered += 1
             spent = time.perf_counter() - started
             self._pace.measured(spent, len(jobs))
             metrics.PREDICT_SECONDS.observe(spent)
         except ModelDied as died:
+            del self._running[model]  # a late cancellation must not end the next process
+            unanswered = jobs[hand_over.answered :]
             log.warning("model process died", why=str(died), predictions=[job.id for job in unanswered])
-            self._running[model] = []  # a late cancellation must not end the next process
             await self._after_death(model, unanswered, died)
+
+    def _answered(self, job: Job, item: Item) -> None:
+        if item.kind != Kind.RETRY:
+            self._finish(job, _outcome(item))
+            return
+        wish = orjson.loads(item.data)
+        if job.attempt < self._max_attempts:
+            self._finish(job, wish["after"])
+        else:
+            sentence = f"{wish['error']} (at each of {job.attempt} attempts)"
+            failure = _failure(Fault.MODEL, sentence, item.predict_us)
+            self._finish(job, failure._replace(given_up=True, traceback=wish["traceback"]))
 
     async def _after_death(self, model: ModelProcess, jobs: list[Job], died: ModelDied) -> None:
         wanted = [job for job in jobs if not job.dropped]
@@ -223,12 +260,12 @@ class Worker:
     def _blame(self, job: Job, died: ModelDied) -> None:
         """This job alone ran when its process died: that was one attempt."""
         if job.attempt < self._max_attempts:
-            self._ended.append((job, None))
-            self._end.set()
+            self._finish(job, 0.0)
             return
         fault = Fault.TIMEOUT if died.timeout else Fault.CRASH
         times = f", at each of {job.attempt} attempts" if job.attempt > 1 else ""
-        self._finish(job, _failure(fault, f"Prediction failed: {died}{times}."))
+        failure = _failure(fault, f"Prediction failed: {died}{times}.")
+        self._finish(job, failure._replace(given_up=True))
 
     async def _restart(self, model: ModelProcess) -> None:
         for attempt in range(START_TRIES):
@@ -243,7 +280,7 @@ class Worker:
 
     # -- finish
 
-    def _finish(self, job: Job, outcome: Outcome) -> None:
+    def _finish(self, job: Job, outcome: Outcome | float) -> None:
         if not job.dropped:
             self._ended.append((job, outcome))
             self._end.set()
@@ -257,16 +294,16 @@ class Worker:
                 ended, self._ended = self._ended[:FINISH_MAX], self._ended[FINISH_MAX:]
                 try:
                     await self._record(ended)
-                except StoreUnavailable as error:
+                except StoreUnavailable:
                     self._ended = ended + self._ended
-                    self._server_was_away(error)
+                    self._server_was_away()
                     await asyncio.sleep(RETRY_S)
 
-    async def _record(self, ended: list[tuple[Job, Outcome | None]]) -> None:
-        outcomes = [(job, outcome) for job, outcome in ended if outcome is not None]
-        given_back = [job for job, outcome in ended if outcome is None]
-        if given_back:
-            await self._store.release(given_back, counted=True)
+    async def _record(self, ended: list[tuple[Job, Outcome | float]]) -> None:
+        outcomes = [(job, outcome) for job, outcome in ended if isinstance(outcome, Outcome)]
+        retries = [(job, outcome) for job, outcome in ended if isinstance(outcome, float)]
+        if retries:
+            await self._store.retry(retries)
         recorded = await self._store.finish(outcomes) if outcomes else []
         ends = Counter(
             o.status if kept else "refused" for (_, o), kept in zip(outcomes, recorded, strict=True)
@@ -292,8 +329,8 @@ class Worker:
                 continue
             try:
                 lost = await self._store.extend(list(self._in_hand.values()))
-            except StoreUnavailable as error:
-                self._server_was_away(error)
+            except StoreUnavailable:
+                self._server_was_away()
                 continue
             for job in lost:
                 if job.id in self._in_hand:  # else it was recorded while we asked
@@ -319,20 +356,25 @@ class Worker:
         if self._batcher.discard(job):
             self._room.set()
         else:
-            asyncio.get_running_loop().call_later(CANCEL_GRACE_S, self._stop_running, job)
+            for model, hand_over in self._running.items():
+                place = hand_over.place(job)
+                if place is not None:
+                    model.cancel(place)
+                    asyncio.get_running_loop().call_later(CANCEL_GRACE_S, self._stop_running, model, job)
         self._drop(job)
 
-    def _stop_running(self, job: Job) -> None:
+    def _stop_running(self, model: ModelProcess, job: Job) -> None:
         """End the process that still works on a job nobody wants; its mates run again on the next."""
-        for model, jobs in self._running.items():
-            if job in jobs:
-                self._group.create_task(model.kill(), name="stop a running prediction")
+        hand_over = self._running.get(model)
+        place = hand_over.place(job) if hand_over else None
+        if place is not None and not model.has_given_up(place):
+            model.interrupt()
 
     async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(self._lease_s)
             with contextlib.suppress(StoreUnavailable):  # the next sweep is soon enough
-                await self._store.remove_dead_consumers(idle_s=max(60.0, 4 * self._lease_s))
+                await self._store.remove_dead_consumers(idle_s=4 * self._lease_s)
 
 
 def _outcome(item: Item) -> Outcome:

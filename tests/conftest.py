@@ -1,5 +1,5 @@
 """One real server for all tests. Each test finds it empty and must leave it clean: nothing queued, nothing
-pending, no consumer, no job without a TTL. A test that means to leave some says why:
+pending, no consumer, no alarm, no job without a TTL. A test that means to leave some says why:
 `@pytest.mark.leaves_jobs("its processor is killed")`.
 """
 
@@ -63,6 +63,14 @@ def leftovers(client: Any) -> list[str]:
     for job in sorted(client.scan_iter("*:job:*", count=1000)):
         if client.ttl(job) == -1:
             found.append(f"{job} ({client.hget(job, 'status')}) without a TTL")
+    for alarms in sorted(client.scan_iter("*:alarms:*")):
+        found.append(f"{client.zcard(alarms)} alarms in {alarms}")
+    for counts in sorted(client.scan_iter("*:counts:*")):
+        if (unfinished := client.hget(counts, "unfinished")) != "0":
+            found.append(f"{unfinished} unfinished jobs in {counts}")
+    for key in sorted(client.scan_iter("*:key:*")):
+        if client.ttl(key) == -1:
+            found.append(f"{key} without a TTL")
     return found
 
 

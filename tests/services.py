@@ -5,19 +5,19 @@ What a test starts is stopped with SIGTERM after it and must end with exit code 
 looked at again. Each test that fails shows what its services logged.
 """
 
-import http.client
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
+from tools import http_probe
 from tools.child_process import ending, start_child
 from tools.embedded_server import free_port
 
@@ -35,7 +35,9 @@ POLL_S = 0.02
 class Service:
     """One running service."""
 
-    def __init__(self, name: str, port: int, env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, port: int, env: dict[str, str], log: Path, *, command: Sequence[str] = ()
+    ) -> None:
         self.name = name
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
@@ -43,9 +45,12 @@ class Service:
         self._shown = 0
         self._killed = False
         with log.open("wb") as file:
-            command = [sys.executable, "-m", name]
             self.process = start_child(
-                command, env=env, cwd=log.parent, stdout=file, stderr=subprocess.STDOUT
+                [sys.executable, *(command or ("-m", name))],
+                env=env,
+                cwd=log.parent,
+                stdout=file,
+                stderr=subprocess.STDOUT,
             )
 
     @property
@@ -63,14 +68,8 @@ class Service:
         return new
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Code and body. Raises OSError or HTTPException while nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+        """Code and body. Raises OSError while nobody answers."""
+        return http_probe.get("127.0.0.1", self.port, path)
 
     def ready(self) -> Self:
         """Wait until /readyz says so; fails at once if the process ends."""
@@ -89,7 +88,7 @@ class Service:
         """The code, None while nobody answers."""
         try:
             return self.get(path)[0]
-        except (OSError, http.client.HTTPException):
+        except OSError:
             return None
 
     def send_signal(self, number: int) -> None:
@@ -136,6 +135,7 @@ class Services:
             "PARTITIONS": str(partitions),
             "HOST": "127.0.0.1",
             "DRAIN_S": "5",
+            "SHUTDOWN_DELAY_S": "0.1",
         }
 
     def gateway(self, *, wait: bool = True, **settings: Any) -> Service:

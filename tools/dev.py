@@ -5,8 +5,6 @@ what it has begun, the server writes it down. It must never leave a process behi
 kernel tells the three (on Linux; elsewhere they go on running). A fault is one sentence on stderr, exit status 1.
 """
 
-import http.client
-import json
 import os
 import signal
 import sys
@@ -22,6 +20,7 @@ from common.server import bind
 from common.settings import GatewaySettings, ProcessorSettings, read_settings
 from tools.child_process import ending, start_child
 from tools.embedded_server import EmbeddedServer, free_port
+from tools.http_probe import why_not_ready
 
 DATA = Path(".data")
 READY_S = 600.0  # a model may load for long
@@ -90,21 +89,9 @@ class Service:
 
     def why_not_ready(self) -> str | None:
         self.check()
-        connection = http.client.HTTPConnection(*self._address, timeout=1.0)
-        try:
-            connection.request("GET", "/readyz")
-            answer = connection.getresponse()
-            body = answer.read()
-        except (OSError, http.client.HTTPException):
-            return "it does not answer yet."
-        finally:
-            connection.close()
-        self._was_ready = answer.status == 200
-        if self._was_ready:
-            return None
-        with suppress(ValueError, TypeError, KeyError):
-            return str(json.loads(body)["error"])
-        return f"its /readyz answers {answer.status}."
+        why = why_not_ready(*self._address)
+        self._was_ready = why is None
+        return why
 
     def stop(self) -> None:
         """Ask, wait as long as it may drain, then insist. Raises StartFault when it did not end well."""

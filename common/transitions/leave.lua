@@ -1,22 +1,21 @@
--- KEYS jobs   ARGV tag, consumer, idle_ms ('' for oneself)
+-- ARGV tag, consumer, idle_ms ('' for oneself)
 -- With a consumer: gives back whatever it still holds (delivered or started with nobody left to hear of it), without
 -- counting an attempt, then removes it. Without: removes consumers that hold nothing and have been silent for idle_ms.
 -- In one script, because an XGROUP DELCONSUMER that comes a moment too late would take a delivery with it.
 -- Replies the number removed.
-local jobs, tag, consumer, idle = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local consumer, idle = ARGV[2], tonumber(ARGV[3])
 if redis.call('EXISTS', jobs) == 0 then return 0 end -- the server came back empty
 
 local function give_back(entry_id)
   local entry = redis.call('XRANGE', jobs, entry_id, entry_id)[1]
-  drop_entry(jobs, entry_id)
+  drop_entry(entry_id)
   if not entry then return end
-  local id = entry[2][2]
-  local key = tag .. ':job:' .. id
-  local job = redis.call('HMGET', key, 'status', 'owner', 'attempt', 'entry', 'watchers')
-  if job[1] == 'processing' and job[2] == consumer and job[4] == entry_id then
-    requeue(key, jobs, id, job[3] - 1, job[5])
-  elseif job[1] == 'queued' then
-    redis.call('XADD', jobs, '*', 'id', id)
+  local job = look(entry[2][2])
+  if job.entry ~= entry_id then return end
+  if job.status == 'processing' and job.owner == consumer then
+    requeue(job, job.attempt - 1, 0)
+  elseif job.status == 'queued' then
+    enqueue(job)
   end
 end
 
@@ -36,5 +35,5 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', jobs, GROUP)) do
     removed = removed + 1
   end
 end
-announce(tag)
+conclude()
 return removed

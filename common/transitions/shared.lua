@@ -1,32 +1,59 @@
--- Put in front of every transition. All of a job's state is the hash {fP}:job:<id>; its fields:
+-- Put in front of every transition. KEYS[1] is the jobs stream and ARGV[1] the partition's tag in each of them.
+-- All of a job's state is the hash {fP}:job:<id>; its fields:
 --   input      JSON text, as the client sent it
 --   status     queued | processing | succeeded | failed | cancelled | expired
 --   created, started, finished   µs since the epoch, the server's clock
 --   attempt    deliveries so far
 --   owner      the processor that has it now
---   entry      its entry in the jobs stream; owner, attempt and entry together are the fence: a job that was
---              released and claimed again by the same processor has another entry, a reclaimed one another attempt
+--   entry      its entry in the jobs stream, none while a retry waits for its time. Owner, attempt and entry together
+--              are the fence: a job that was released and claimed again by the same processor has another entry, a
+--              reclaimed one another attempt. An entry that is not its job's is left over and removed when met
+--   deadline   µs since the epoch; past it the job is expired
+--   alarm      '1' while the job stands in {fP}:alarms, a sorted set by the time when `ring` must look at it
+--   idem       digest of its Idempotency-Key; {fP}:key:<digest> holds the job's id
 --   result     JSON text (succeeded)
 --   error      JSON text of one sentence, and fault: why (failed, cancelled, expired)
 --   predict    µs the model took
 --   watchers   names of gateways to tell, space-separated; '+name' wants every change, 'name' the final one
--- Job keys are made here from ids, not passed as KEYS: a claimed id is known to the script alone. All of them
--- share the slot of KEYS[1], which is what a cluster needs.
+-- The other keys are made here from the tag, not passed as KEYS: a claimed id is known to the script alone. All of
+-- them share the slot of KEYS[1], which is what a cluster needs.
 
 local GROUP = 'processors'
 local INLINE = 8192 -- a final document above this many bytes is announced without its payload: the waiter reads it
+local DEAD_BYTES = 64 * 1048576 -- what the dead may take of the server's memory, inputs included
+local EXPIRED = '"Prediction expired: its deadline passed before it was done."'
 
-local function now()
-  local time = redis.call('TIME')
-  return time[1] * 1000000 + time[2]
-end
+local jobs, tag = KEYS[1], ARGV[1]
+local model = string.match(jobs, '[^:]+$')
+local counts, alarms = tag .. ':counts:' .. model, tag .. ':alarms:' .. model
+local dead, graves = tag .. ':dead:' .. model, tag .. ':graves:' .. model -- the dead, and where each id lies
 
 -- Lua prints large numbers as 1.76e+15
 local function text(number)
   return string.format('%.0f', number)
 end
 
-local outbox = {}
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local now_text = text(now)
+
+-- The fields that transitions decide on. `status` is false for a job that does not exist.
+local function look(id)
+  local key = tag .. ':job:' .. id
+  local fields = redis.call('HMGET', key, 'status', 'owner', 'attempt', 'entry', 'watchers', 'created', 'started',
+    'deadline', 'alarm', 'idem')
+  return {
+    id = id, key = key, status = fields[1], owner = fields[2], attempt = tonumber(fields[3] or 0), entry = fields[4],
+    watchers = fields[5], created = fields[6], started = fields[7], deadline = tonumber(fields[8]),
+    alarm = fields[9], idem = fields[10], live = fields[1] == 'queued' or fields[1] == 'processing',
+  }
+end
+
+local function owned(job, consumer, attempt, entry)
+  return job.owner == consumer and job.attempt == tonumber(attempt) and job.entry == entry
+end
+
+local outbox, settled = {}, 0
 
 -- Queue one line for each watcher. One line is: id status [fault queue_µs predict_µs payload]
 local function tell(watchers, final, line)
@@ -39,38 +66,96 @@ local function tell(watchers, final, line)
   end
 end
 
--- One message per watcher, whatever the number of jobs: a script has one batch, a watcher one wake-up.
-local function announce(tag)
+-- The last thing every transition does. One message per watcher, whatever the number of jobs: a script has one
+-- batch, a watcher one wake-up.
+local function conclude()
+  if settled > 0 then
+    redis.call('HINCRBY', counts, 'unfinished', -settled)
+    redis.call('HINCRBY', counts, 'finished', settled)
+  end
   for name, lines in pairs(outbox) do
     redis.call('SPUBLISH', tag .. ':relay:' .. name, table.concat(lines, '\n'))
   end
 end
 
--- The only way into a final state: stores it, starts the TTL, tells the watchers.
--- `waited` and `predict` are µs as text, for the waiters; `time` is now, as text.
-local function settle(key, id, status, fault, payload, ttl, time, watchers, waited, predict)
-  if status == 'succeeded' then
-    redis.call('HSET', key, 'status', status, 'result', payload, 'finished', time, 'predict', predict, 'watchers', '')
-  else
-    redis.call('HSET', key, 'status', status, 'error', payload, 'finished', time, 'predict', predict, 'watchers', '',
-      'fault', fault)
-  end
-  redis.call('EXPIRE', key, ttl)
-  if watchers and watchers ~= '' then
-    local inline = #payload > INLINE and '' or payload
-    tell(watchers, true, table.concat({ id, status, fault, waited, predict, inline }, ' '))
-  end
+local function set_alarm(job, time)
+  redis.call('ZADD', alarms, text(time), job.id)
+  redis.call('HSET', job.key, 'alarm', '1')
 end
 
-local function drop_entry(jobs, entry)
+-- Into the jobs stream, under a new entry.
+local function enqueue(job)
+  redis.call('HSET', job.key, 'entry', redis.call('XADD', jobs, '*', 'id', job.id))
+end
+
+local function drop_entry(entry)
   redis.call('XACK', jobs, GROUP, entry)
   redis.call('XDEL', jobs, entry)
 end
 
--- Back into the queue, under a new entry.
-local function requeue(key, jobs, id, attempt, watchers)
-  redis.call('HSET', key, 'status', 'queued', 'attempt', attempt)
-  redis.call('HDEL', key, 'owner', 'entry', 'started')
-  redis.call('XADD', jobs, '*', 'id', id)
-  tell(watchers, false, id .. ' queued')
+-- The only way into a final state: stores it, starts the TTL, tells the watchers. `predict` is µs as text.
+local function settle(job, status, fault, payload, ttl, predict)
+  if status == 'succeeded' then
+    redis.call('HSET', job.key, 'status', status, 'result', payload, 'finished', now_text, 'predict', predict,
+      'watchers', '')
+  else
+    redis.call('HSET', job.key, 'status', status, 'error', payload, 'finished', now_text, 'predict', predict,
+      'watchers', '', 'fault', fault)
+  end
+  redis.call('EXPIRE', job.key, ttl)
+  if job.idem then redis.call('EXPIRE', tag .. ':key:' .. job.idem, ttl) end
+  if job.alarm then redis.call('ZREM', alarms, job.id) end
+  settled = settled + 1
+  if job.watchers and job.watchers ~= '' then
+    local inline = #payload > INLINE and '' or payload
+    local waited = text((job.started or now) - job.created)
+    tell(job.watchers, true, table.concat({ job.id, status, fault, waited, predict, inline }, ' '))
+  end
+end
+
+-- Cancelled or expired, wherever it is. A queued job's entry stays until a processor meets it: deleting an entry that
+-- was never delivered makes the group's lag unknown for as long as it takes to be passed. A running job's processor
+-- is told through its own channel.
+local function stop(job, status, sentence, ttl)
+  settle(job, status, status, sentence, ttl, '0')
+  if job.status == 'processing' then
+    drop_entry(job.entry)
+    tell(job.owner, true, job.id .. ' ' .. status)
+  end
+end
+
+-- Back into the queue, at once or after `delay` µs; its old entry is the caller's to drop.
+local function requeue(job, attempt, delay)
+  redis.call('HSET', job.key, 'status', 'queued', 'attempt', attempt)
+  redis.call('HDEL', job.key, 'owner', 'entry', 'started')
+  if delay > 0 then
+    set_alarm(job, math.min(now + delay, job.deadline or math.huge))
+  else
+    enqueue(job)
+  end
+  tell(job.watchers, false, job.id .. ' queued')
+end
+
+-- Take a job out of the dead; replies its fields there, or nil.
+local function exhume(id)
+  local entry = redis.call('HGET', graves, id)
+  if not entry then return nil end
+  local found = redis.call('XRANGE', dead, entry, entry)[1]
+  redis.call('XDEL', dead, entry)
+  redis.call('HDEL', graves, id)
+  return found and found[2]
+end
+
+-- A job that was given up, for people: kept beyond its TTL, but not more than `limit` of them, nor DEAD_BYTES.
+local function bury(job, sentence, attempts, traceback, limit)
+  exhume(job.id)
+  local input = redis.call('HGET', job.key, 'input')
+  local entry = redis.call('XADD', dead, '*', 'id', job.id, 'input', input, 'error', sentence,
+    'attempts', attempts, 'processor', job.owner or '', 'traceback', traceback)
+  redis.call('HSET', graves, job.id, entry)
+  local number = redis.call('XLEN', dead)
+  while number > 1 and (number > tonumber(limit) or redis.call('MEMORY', 'USAGE', dead, 'SAMPLES', 0) > DEAD_BYTES) do
+    exhume(redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)[1][2][2])
+    number = number - 1
+  end
 end

@@ -1,34 +1,59 @@
--- KEYS jobs   ARGV tag, limit, gateway, then for each job: id, input, watch ('1' or '')
--- Replies one word per job: queued | known (same id, same input) | conflict | full.
+-- ARGV tag, limit, gateway, then for each job: id, input, watch ('1' or ''), deadline (µs from now or ''), idem ('' or a digest)
+-- Replies for each job: queued | known (same id or key, same input) | conflict | full, then the id, which is another
+-- one than was sent if the key is known.
 -- Repeating it is harmless. It may not run out of memory (no allow-oom): a job is stored whole or refused.
-local jobs, tag, limit, gateway = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local limit, gateway = tonumber(ARGV[2]), ARGV[3]
+local FIELDS = 5
 local job_keys = {}
-for at = 4, #ARGV, 3 do job_keys[#job_keys + 1] = tag .. ':job:' .. ARGV[at] end
+for at = 4, #ARGV, FIELDS do job_keys[#job_keys + 1] = tag .. ':job:' .. ARGV[at] end
 -- usually none of the jobs exists, and one call tells; `made`: an id may come twice in one call
-local any_known, made = redis.call('EXISTS', unpack(job_keys)) > 0, {}
-local size = redis.call('XLEN', jobs)
-local created = text(now())
+local any_known, made, number = redis.call('EXISTS', unpack(job_keys)) > 0, {}, 0
+local unfinished = tonumber(redis.call('HGET', counts, 'unfinished') or 0)
+-- entries of cancelled jobs stay until a processor meets them, so without one they need a limit of their own
+local entries = redis.call('XLEN', jobs)
 local replies = {}
-for at = 4, #ARGV, 3 do
-  local id, input = ARGV[at], ARGV[at + 1]
-  local key = tag .. ':job:' .. id
-  local known = (any_known or made[id]) and redis.call('HGET', key, 'input')
-  local reply
-  if known then
-    reply = known == input and 'known' or 'conflict'
-  elseif size >= limit then
-    reply = 'full'
-  else
-    if ARGV[at + 2] == '1' then
-      redis.call('HSET', key, 'input', input, 'status', 'queued', 'created', created, 'watchers', gateway)
-    else
-      redis.call('HSET', key, 'input', input, 'status', 'queued', 'created', created)
-    end
-    redis.call('XADD', jobs, '*', 'id', id)
-    size = size + 1
-    made[id] = true
-    reply = 'queued'
+for at = 4, #ARGV, FIELDS do
+  local id, input, deadline, idem = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 3]), ARGV[at + 4]
+  local first = idem ~= '' and redis.call('GET', tag .. ':key:' .. idem)
+  local known
+  if first then
+    known = redis.call('HGET', tag .. ':job:' .. first, 'input')
+    if known then id = first end
+  elseif any_known or made[id] then
+    known = redis.call('HGET', tag .. ':job:' .. id, 'input')
   end
-  replies[#replies + 1] = reply
+  local word
+  if known then
+    word = known == input and 'known' or 'conflict'
+  elseif unfinished + number >= limit or entries + number >= 2 * limit then
+    word = 'full'
+  else
+    local job = { id = id, key = tag .. ':job:' .. id }
+    local fields = { 'input', input, 'status', 'queued', 'created', now_text, 'entry',
+      redis.call('XADD', jobs, '*', 'id', id) }
+    if ARGV[at + 2] == '1' then
+      fields[#fields + 1] = 'watchers'
+      fields[#fields + 1] = gateway
+    end
+    if idem ~= '' then
+      fields[#fields + 1] = 'idem'
+      fields[#fields + 1] = idem
+      redis.call('SET', tag .. ':key:' .. idem, id)
+    end
+    if deadline then
+      fields[#fields + 1] = 'deadline'
+      fields[#fields + 1] = text(now + deadline)
+    end
+    redis.call('HSET', job.key, unpack(fields))
+    if deadline then set_alarm(job, now + deadline) end
+    made[id] = true
+    number = number + 1
+    word = 'queued'
+  end
+  replies[#replies + 1] = word
+  replies[#replies + 1] = id
 end
+-- also by 0: a WAIT or WAITAOF behind this call waits for a write of this connection, and what is known must be
+-- as durable as what is new
+redis.call('HINCRBY', counts, 'unfinished', number)
 return replies

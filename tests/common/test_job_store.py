@@ -29,7 +29,7 @@ def new_id(partitions: int = 1) -> str:
 
 async def submitted(gateway: JobStore, input_: bytes = b"1", *, watch: bool = False) -> str:
     prediction_id = new_id(gateway.partitions)
-    assert await gateway.submit(Submission(prediction_id, input_, watch)) == "queued"
+    assert (await gateway.submit(Submission(prediction_id, input_, watch))).word == "queued"
     return prediction_id
 
 
@@ -68,7 +68,7 @@ class TestSubmit:
     async def test_a_job_is_found_at_once_and_waits(self, gateway: JobStore) -> None:
         prediction_id = await submitted(gateway, b'{"text": "hi"}')
         assert await gateway.read(prediction_id) == JobState(Status.QUEUED, b'{"text": "hi"}')
-        assert await gateway.depth() == 1
+        assert (await gateway.ring()).unfinished == 1
 
     async def test_an_unknown_id_is_unknown(self, gateway: JobStore) -> None:
         assert await gateway.read(new_id()) is None
@@ -78,36 +78,37 @@ class TestSubmit:
     async def test_the_same_again_changes_nothing(self, gateway: JobStore, a: Processor) -> None:
         same = Submission(new_id(), b"1")
         replies = await asyncio.gather(gateway.submit(same), gateway.submit(same))
-        assert [*replies, await gateway.submit(same)] == ["queued", "known", "known"]
+        words = [reply.word for reply in [*replies, await gateway.submit(same)]]
+        assert words == ["queued", "known", "known"]
         job = await a.claim_one()
-        assert await gateway.submit(same) == "known"
+        assert (await gateway.submit(same)).word == "known"
         await a.store.finish([(job, DONE)])
-        assert await gateway.submit(same) == "known"
-        assert await gateway.depth() == 0
+        assert (await gateway.submit(same)).word == "known"
+        assert (await gateway.ring()).unfinished == 0
 
     async def test_another_input_under_the_same_id_conflicts(self, gateway: JobStore) -> None:
         prediction_id = await submitted(gateway, b"1")
-        assert await gateway.submit(Submission(prediction_id, b"2")) == "conflict"
+        assert (await gateway.submit(Submission(prediction_id, b"2"))).word == "conflict"
         assert await gateway.read(prediction_id) == JobState(Status.QUEUED, b"1")
 
     async def test_a_full_queue_takes_exactly_its_limit(self, make_store: MakeStore, a: Processor) -> None:
         gateway = make_store("gate", max_queue=3 * a.store.partitions)
         ids = list(islice(keys.new_ids(1), 5))
         replies = await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
-        assert replies == ["queued", "queued", "queued", "full", "full"]
+        assert [reply.word for reply in replies] == ["queued", "queued", "queued", "full", "full"]
         assert await gateway.read(ids[3]) is None
-        assert await gateway.submit(Submission(ids[0], b"1")) == "known"
+        assert (await gateway.submit(Submission(ids[0], b"1"))).word == "known"
         (job,) = await a.claim(1)  # running jobs count too
-        assert await gateway.submit(Submission(ids[3], b"1")) == "full"
+        assert (await gateway.submit(Submission(ids[3], b"1"))).word == "full"
         await a.store.finish([(job, DONE)])
-        assert await gateway.submit(Submission(ids[3], b"1")) == "queued"
+        assert (await gateway.submit(Submission(ids[3], b"1"))).word == "queued"
 
     async def test_many_at_once_make_few_calls(self, gateway: JobStore, raw: Any) -> None:
         await submitted(gateway)  # the script is loaded
         raw.config_resetstat()
         ids = list(islice(keys.new_ids(gateway.partitions), 200))
         replies = await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
-        assert replies == ["queued"] * 200
+        assert {reply.word for reply in replies} == {"queued"}
         stats = raw.info("commandstats")
         assert sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval")) <= (
             2 * gateway.partitions
@@ -291,25 +292,6 @@ class TestFinish:
         assert await a.store.finish([(job, DONE)]) == [True]
         assert await a.store.finish([(job, BROKEN)]) == [False]
 
-    @pytest.mark.parametrize("fault", [Fault.CRASH, Fault.TIMEOUT])
-    async def test_what_ends_its_process_is_kept_for_people(
-        self, gateway: JobStore, a: Processor, raw: Any, fault: Fault
-    ) -> None:
-        prediction_id = await submitted(gateway)
-        job = await a.claim_one()
-        await a.store.finish([(job, Outcome(Status.FAILED, b'"It died."', fault))])
-        ((_, dead),) = raw.xrange(keys.dead(job.partition))
-        assert dead == {"id": prediction_id, "error": '"It died."', "attempts": "1"}
-
-    async def test_what_is_kept_for_people_is_bounded(
-        self, gateway: JobStore, a: Processor, raw: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(keys, "DEAD_LIMIT", 10)
-        await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in islice(keys.new_ids(1), 300)])
-        crash = Outcome(Status.FAILED, b'"It died."', Fault.CRASH)
-        assert all(await a.store.finish([(job, crash) for job in await a.claim(300)]))
-        assert 10 <= raw.xlen(keys.dead(0)) <= 110  # trimmed by whole nodes of the stream
-
 
 class TestFence:
     """Once another processor has a job, nothing that its former owner does changes it."""
@@ -346,7 +328,7 @@ class TestFence:
         self, jobs: tuple[Job, Job], gateway: JobStore, a: Processor, b: Processor
     ) -> None:
         old, new = jobs
-        await a.store.release([old], counted=False)
+        await a.store.release([old])
         assert await status(gateway, new.id) == Status.PROCESSING
         assert await a.claim() == []
         assert await b.store.finish([(new, DONE)]) == [True]
@@ -358,7 +340,7 @@ class TestFence:
         """An uncounted release makes the same attempt number come again: the entry tells them apart."""
         await submitted(gateway)
         old = await a.claim_one()
-        await a.store.release([old], counted=False)
+        await a.store.release([old])
         new = await a.claim_one()
         assert (new.attempt, new.entry != old.entry) == (1, True)
         if late == "finish":
@@ -366,7 +348,7 @@ class TestFence:
         elif late == "extend":
             assert await a.store.extend([old]) == [old]
         else:
-            await a.store.release([old], counted=False)
+            await a.store.release([old])
         assert await status(gateway, new.id) == Status.PROCESSING
         assert await a.store.finish([(new, DONE)]) == [True]
         assert entries(raw, gateway.partitions) == 0
@@ -412,26 +394,271 @@ class TestRelease:
         self, gateway: JobStore, a: Processor, b: Processor, counted: bool, attempt: int
     ) -> None:
         prediction_id = await submitted(gateway)
-        await a.store.release([await a.claim_one()], counted=counted)
+        job = await a.claim_one()
+        await (a.store.retry([(job, 0.0)]) if counted else a.store.release([job]))
         assert await status(gateway, prediction_id) == Status.QUEUED
-        assert await gateway.depth() == 1
+        assert (await gateway.ring()).unfinished == 1
         job = await b.claim_one()
         assert (job.id, job.attempt) == (prediction_id, attempt)
         assert await b.store.finish([(job, DONE)]) == [True]
-        assert await gateway.depth() == 0
+        assert (await gateway.ring()).unfinished == 0
 
     async def test_twice_is_once(self, gateway: JobStore, a: Processor, b: Processor) -> None:
         await submitted(gateway)
         job = await a.claim_one()
-        await a.store.release([job], counted=False)
-        await a.store.release([job], counted=False)
+        await a.store.release([job])
+        await a.store.release([job])
         assert (await b.claim_one()).attempt == 1
 
     async def test_the_queue_can_still_be_measured(self, gateway: JobStore, a: Processor, raw: Any) -> None:
         for i in islice(keys.new_ids(1), 3):
             await gateway.submit(Submission(i, b"1"))
-        await a.store.release(await a.claim(1), counted=True)
+        await a.store.retry([(job, 0.0) for job in await a.claim(1)])
         assert group(raw)["lag"] == 3
+
+
+class TestRetry:
+    """A retry that waits for its time is in no stream: Redis keeps it among the alarms."""
+
+    async def test_it_waits_for_its_time_and_counts(
+        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+    ) -> None:
+        prediction_id = await submitted(gateway)
+        job = await a.claim_one()
+        await a.store.retry([(job, 3600.0)])
+        assert await status(gateway, prediction_id) == Status.QUEUED
+        tide = await gateway.ring()
+        assert tide.unfinished == 1
+        assert tide.next_s is not None
+        assert 3590 < tide.next_s <= 3600
+        assert await b.claim() == []
+        ring_now(raw, prediction_id)
+        assert (await gateway.ring()).next_s is None
+        again = await b.claim_one()
+        assert (again.id, again.attempt) == (prediction_id, 2)
+        assert await b.store.finish([(again, DONE)]) == [True]
+        assert (await gateway.ring()) == (None, 0, 1)
+
+    async def test_a_cancelled_one_never_comes(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+        prediction_id = await submitted(gateway)
+        await a.store.retry([(await a.claim_one(), 3600.0)])
+        assert await gateway.cancel(prediction_id, SORRY) == "cancelled"
+        assert (await gateway.ring()) == (None, 0, 1)
+        assert not raw.exists(f"{keys.tag(0)}:alarms:default")
+
+    async def test_one_past_its_deadline_is_expired_and_not_tried(
+        self, gateway: JobStore, a: Processor, raw: Any
+    ) -> None:
+        prediction_id = new_id()
+        await gateway.submit(Submission(prediction_id, b"1", deadline_us=60_000_000))
+        await a.store.retry([(await a.claim_one(), 3600.0)])
+        tide = await gateway.ring()
+        assert tide.next_s is not None
+        assert tide.next_s <= 60
+        pass_deadline(raw, prediction_id)
+        await gateway.ring()
+        assert await status(gateway, prediction_id) == Status.EXPIRED
+        assert await a.claim() == []
+
+
+def ring_now(raw: Any, prediction_id: str) -> None:
+    """As if the time had come."""
+    assert raw.zadd(f"{keys.tag(0)}:alarms:default", {prediction_id: 0}, xx=True, ch=True)
+
+
+def pass_deadline(raw: Any, prediction_id: str) -> None:
+    raw.hset(keys.job(prediction_id, 1), "deadline", 1)
+    ring_now(raw, prediction_id)
+
+
+class TestDeadline:
+    async def test_one_that_passed_in_the_queue_is_expired_and_never_started(
+        self, gateway: JobStore, a: Processor
+    ) -> None:
+        prediction_id = new_id()
+        await gateway.submit(Submission(prediction_id, b"1", deadline_us=1))
+        assert await a.claim() == []
+        state = await gateway.read(prediction_id)
+        assert state is not None
+        assert (state.status, state.fault) == (Status.EXPIRED, Fault.EXPIRED)
+        assert (await gateway.ring()) == (None, 0, 1)
+
+    async def test_without_any_processor_too(self, gateway: JobStore, a: Processor) -> None:
+        prediction_id = new_id()
+        async with gateway.subscription() as subscription:
+            await gateway.submit(Submission(prediction_id, b"1", watch=True, deadline_us=1))
+            await gateway.ring()
+            ((told, state),) = await heard(subscription, 1)
+        assert (told, state.status) == (prediction_id, Status.EXPIRED)
+        assert await a.claim() == []  # and removes the entry
+        assert (await gateway.ring()) == (None, 0, 1)
+
+    async def test_one_that_passes_while_it_runs_is_expired_and_its_owner_told(
+        self, gateway: JobStore, a: Processor, raw: Any
+    ) -> None:
+        prediction_id = new_id()
+        await gateway.submit(Submission(prediction_id, b"1", deadline_us=60_000_000))
+        job = await a.claim_one()
+        pass_deadline(raw, prediction_id)
+        async with a.store.subscription() as subscription:
+            await gateway.ring()
+            ((told, state),) = await heard(subscription, 1)
+        assert (told, state.status) == (prediction_id, Status.EXPIRED)
+        assert await a.store.finish([(job, DONE)]) == [False]
+        assert await a.store.extend([job]) == [job]
+        assert not raw.xlen(keys.jobs(0))
+
+    async def test_one_that_is_met_leaves_no_alarm(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+        await gateway.submit(Submission(new_id(), b"1", deadline_us=60_000_000))
+        await a.store.finish([(await a.claim_one(), DONE)])
+        assert not raw.exists(f"{keys.tag(0)}:alarms:default")
+
+
+class TestIdempotencyKey:
+    async def test_a_repeat_finds_the_first_for_its_whole_life(
+        self, gateway: JobStore, a: Processor, raw: Any
+    ) -> None:
+        first = Submission(new_id(), b"1", key="a" * 32)
+        assert (await gateway.submit(first))[:2] == ("queued", first.id)
+        again = Submission(new_id(), b"1", key=first.key)
+        assert (await gateway.submit(again))[:2] == ("known", first.id)
+        assert (await gateway.submit(again._replace(input=b"2")))[:2] == ("conflict", first.id)
+        assert (await gateway.submit(again._replace(key="b" * 32)))[:2] == ("queued", again.id)
+        key = f"{keys.tag(0)}:key:{first.key}"
+        assert raw.ttl(key) == -1
+        for job in await a.claim():
+            await a.store.finish([(job, DONE)])
+        assert 0 < raw.ttl(key) <= raw.ttl(keys.job(first.id, 1))
+        assert (await gateway.submit(first._replace(id=new_id())))[:2] == ("known", first.id)
+
+    async def test_a_key_without_its_job_is_free_again(self, gateway: JobStore, raw: Any) -> None:
+        first = Submission(new_id(), b"1", key="a" * 32)
+        await gateway.submit(first)
+        raw.delete(keys.job(first.id, 1))
+        second = first._replace(id=new_id(), input=b"2")
+        assert (await gateway.submit(second))[:2] == ("queued", second.id)
+        assert (await gateway.submit(second._replace(id=new_id())))[:2] == ("known", second.id)
+
+    async def test_the_same_key_twice_at_once_is_one_job(self, gateway: JobStore) -> None:
+        same = [Submission(new_id(), b"1", key="c" * 32) for _ in range(3)]
+        replies = await asyncio.gather(*[gateway.submit(one) for one in same])
+        assert [reply.word for reply in replies] == ["queued", "known", "known"]
+        assert {reply.id for reply in replies} == {same[0].id}
+
+
+class TestTwoEntries:
+    async def test_an_entry_left_over_from_a_former_life_of_the_id_starts_nothing(
+        self, gateway: JobStore, a: Processor, raw: Any
+    ) -> None:
+        """Cancelled in the queue, its TTL over before a processor met it, and submitted again."""
+        again = Submission(new_id(), b"1")
+        await gateway.submit(again)
+        await gateway.cancel(again.id, SORRY)
+        raw.delete(keys.job(again.id, 1))
+        await gateway.submit(again)
+        assert raw.xlen(keys.jobs(0)) == 2
+        job = await a.claim_one()
+        assert job.attempt == 1
+        assert await a.store.finish([(job, DONE)]) == [True]
+        assert raw.xlen(keys.jobs(0)) == 0
+
+
+class TestDead:
+    """What was given up is kept for people."""
+
+    GIVEN_UP = Outcome(Status.FAILED, b'"It died."', Fault.CRASH, given_up=True, traceback="line 1")
+
+    async def buried(self, gateway: JobStore, a: Processor, input_: bytes = b"1") -> str:
+        prediction_id = await submitted(gateway, input_)
+        assert await a.store.finish([(await a.claim_one(), self.GIVEN_UP)]) == [True]
+        return prediction_id
+
+    async def test_it_is_listed_with_all_that_is_known(self, gateway: JobStore, a: Processor) -> None:
+        prediction_id = await self.buried(gateway, a, b'{"a": 1}')
+        (dead,) = await gateway.dead(10)
+        assert dead[2:] == (prediction_id, b'{"a": 1}', b'"It died."', 1, "proc-a", "line 1")
+
+    async def test_one_whose_processors_all_fell_silent_is_there_too(
+        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+    ) -> None:
+        prediction_id = await submitted(gateway)
+        raw.hset(keys.job(prediction_id, gateway.partitions), "attempt", 2)
+        await a.claim_one()
+        assert await b.reclaim() == []
+        (dead,) = await gateway.dead(10)
+        assert (dead.id, dead.attempts, dead.processor) == (prediction_id, 3, "proc-a")
+        assert b"given up after 3 attempts" in dead.error
+
+    async def test_pages_go_from_the_newest_back(self, gateway: JobStore, a: Processor) -> None:
+        ids = [await self.buried(gateway, a) for _ in range(5)]
+        first = await gateway.dead(3)
+        second = await gateway.dead(3, after=first[-1].place)
+        assert [dead.id for dead in [*first, *second]] == ids[::-1]
+
+    async def test_it_lives_again_under_its_id(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+        prediction_id = await self.buried(gateway, a)
+        assert await gateway.revive(prediction_id) == "queued"
+        assert await gateway.read(prediction_id) == JobState(Status.QUEUED, b"1")
+        assert raw.ttl(keys.job(prediction_id, gateway.partitions)) == -1
+        assert await gateway.dead(10) == []
+        assert (await gateway.ring()).unfinished == 1
+        job = await a.claim_one()
+        assert (job.id, job.attempt) == (prediction_id, 1)
+        assert await a.store.finish([(job, DONE)]) == [True]
+        assert await gateway.revive(prediction_id) == "unknown"
+
+    async def test_it_outlives_its_result(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+        prediction_id = await self.buried(gateway, a)
+        raw.delete(keys.job(prediction_id, gateway.partitions))
+        assert await gateway.revive(prediction_id) == "queued"
+        assert (await a.claim_one()).input == b"1"
+
+    async def test_it_does_not_replace_what_was_submitted_again(
+        self, gateway: JobStore, a: Processor, raw: Any
+    ) -> None:
+        prediction_id = await self.buried(gateway, a)
+        raw.delete(keys.job(prediction_id, gateway.partitions))
+        await gateway.submit(Submission(prediction_id, b"2"))
+        assert await gateway.revive(prediction_id) == "known"
+        assert await gateway.read(prediction_id) == JobState(Status.QUEUED, b"2")
+
+    async def test_a_full_queue_takes_none(
+        self, gateway: JobStore, a: Processor, make_store: MakeStore
+    ) -> None:
+        prediction_id = await self.buried(gateway, a)
+        small = make_store("gate", max_queue=gateway.partitions)
+        for p in range(gateway.partitions):
+            await small.submit(Submission(keys.moved(new_id(), p), b"1"))
+        assert await small.revive(prediction_id) == "full"
+        assert len(await gateway.dead(10)) == 1
+
+    async def test_it_can_be_forgotten(self, gateway: JobStore, a: Processor) -> None:
+        prediction_id = await self.buried(gateway, a)
+        assert await gateway.forget(prediction_id)
+        assert not await gateway.forget(prediction_id)
+        assert await gateway.dead(10) == []
+        assert await status(gateway, prediction_id) == Status.FAILED
+
+    async def test_they_are_bounded_in_number(
+        self, gateway: JobStore, a: Processor, raw: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(keys, "DEAD_LIMIT", 10)
+        await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in islice(keys.new_ids(1), 300)])
+        assert all(await a.store.finish([(job, self.GIVEN_UP) for job in await a.claim(300)]))
+        assert raw.xlen(keys.dead(0)) == 10
+
+    async def test_they_are_bounded_in_bytes(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+        large = b'"%b"' % (b"x" * (8 << 20))
+        ids = [await self.buried(gateway, a, large) for _ in range(9)]
+        found: list[str] = []
+        place = ""
+        while page := await gateway.dead(10, after=place):
+            assert len(page) == 1  # a page is bounded in bytes too
+            place = page[-1].place
+            found.append(page[-1].id)
+        assert 5 <= len(found) < 9
+        assert found == ids[: -len(found) - 1 : -1]
+        assert raw.memory_usage(keys.dead(0), samples=0) <= 64 << 20
 
 
 class TestCancel:
@@ -459,7 +686,7 @@ class TestCancel:
         assert entries(raw, gateway.partitions) == 0
         assert await a.store.extend([job]) == [job]
         assert await a.store.finish([(job, DONE)]) == [False]
-        await a.store.release([job], counted=True)
+        await a.store.retry([(job, 0.0)])
         assert await b.reclaim() == []
         state = await gateway.read(prediction_id)
         assert state == CANCELLED._replace(queue_us=job.queue_us)
@@ -528,7 +755,7 @@ class TestWatch:
         async with gateway.subscription() as subscription:
             for changes in (*order, *order):
                 await gateway.watch(prediction_id, changes=changes)
-            await a.store.release([await a.claim_one()], counted=True)
+            await a.store.retry([(await a.claim_one(), 0.0)])
             await a.store.finish([(await a.claim_one(), DONE)])
             told = await heard(subscription, 4)
             assert [state.status for _, state in told] == ["processing", "queued", "processing", "succeeded"]

@@ -24,7 +24,7 @@ SUBMISSION = Submission(next(keys.new_ids(1)), b"1")
 
 async def everything(gateway: JobStore, processor: Processor) -> dict[str, Callable[[], Awaitable[Any]]]:
     """Each method of the store that asks the server, on a job that `processor` has."""
-    assert await gateway.submit(SUBMISSION) in ("queued", "known")
+    assert (await gateway.submit(SUBMISSION)).word in ("queued", "known")
     job = await processor.claim_one()
     store = processor.store
     return {
@@ -35,9 +35,13 @@ async def everything(gateway: JobStore, processor: Processor) -> dict[str, Calla
         "reclaim": lambda: processor.reclaim(idle_s=60),
         "extend": lambda: store.extend([job]),
         "finish": lambda: store.finish([(job, DONE)]),
-        "release": lambda: store.release([job], counted=True),
+        "release": lambda: store.release([job]),
+        "retry": lambda: store.retry([(job, 0.0)]),
+        "ring": gateway.ring,
+        "dead": lambda: gateway.dead(10),
+        "revive": lambda: gateway.revive(SUBMISSION.id),
+        "forget": lambda: gateway.forget(SUBMISSION.id),
         "cancel": lambda: gateway.cancel(SUBMISSION.id, "Prediction cancelled."),
-        "depth": gateway.depth,
         "ping": gateway.ping,
         "remove_dead_consumers": lambda: gateway.remove_dead_consumers(idle_s=60),
         "leave": store.leave,
@@ -131,14 +135,14 @@ class TestAServerThatIsWrong:
         await gateway.prepare()
         assert await gateway.cancel(ids[3], "Prediction cancelled.") == "cancelled"
         (queued,) = await a.claim()
-        await a.store.release([given_back], counted=True)
+        await a.store.retry([(given_back, 0.0)])
         assert await a.store.extend([running, queued]) == []
         assert await a.store.finish([(running, DONE), (queued, DONE)]) == [True, True]
         assert await a.store.finish([(await a.claim_one(), DONE)]) == [True]
-        assert await gateway.depth() == 0
+        assert (await gateway.ring()).unfinished == 0
         config("maxmemory", 0)
         assert await gateway.read(SUBMISSION.id) is None
-        assert await gateway.submit(SUBMISSION) == "queued"
+        assert (await gateway.submit(SUBMISSION)).word == "queued"
 
     @pytest.fixture
     def url_of(self, raw: Any, redis_url: str) -> Iterator[Callable[[str], str]]:
@@ -152,7 +156,7 @@ class TestAServerThatIsWrong:
         self, url_of: Callable[[str], str], open_store: MakeStore, user: str
     ) -> None:
         gateway = open_store(url_of(user), name="gate")
-        for call in (gateway.prepare, lambda: gateway.submit(SUBMISSION), gateway.depth):
+        for call in (gateway.prepare, lambda: gateway.submit(SUBMISSION), gateway.ring):
             with pytest.raises(StoreMisconfigured, match="check the user and password in REDIS_URL"):
                 await call()
 
@@ -177,10 +181,10 @@ class TestAServerThatIsAway:
                 async with asyncio.timeout(2):
                     await call()
         own.start()
-        assert await calls["submit"]() == "known"
+        assert (await calls["submit"]()).word == "known"
         assert await calls["extend"]() == []
         assert await calls["finish"]() == [True]
-        assert await calls["depth"]() == 0
+        assert (await gateway.ring()).unfinished == 0
 
     async def test_a_start_waits_for_it(self, own: EmbeddedServer, open_store: MakeStore) -> None:
         gateway = open_store(own.url, name="gate")
@@ -190,7 +194,7 @@ class TestAServerThatIsAway:
         await asyncio.sleep(0)
         own.start()
         assert await waiting is True
-        assert await gateway.submit(SUBMISSION) == "queued"
+        assert (await gateway.submit(SUBMISSION)).word == "queued"
 
     async def test_a_start_that_waits_can_be_stopped(
         self, own: EmbeddedServer, open_store: MakeStore
@@ -214,8 +218,8 @@ class TestAServerThatIsAway:
         with pytest.raises(StoreUnavailable):
             await impatient.submit(SUBMISSION)
         own.send_signal(signal.SIGCONT)
-        assert await gateway.submit(SUBMISSION) in ("queued", "known")
-        assert await gateway.depth() == 1
+        assert (await gateway.submit(SUBMISSION)).word in ("queued", "known")
+        assert (await gateway.ring()).unfinished == 1
 
 
 async def test_a_small_job_takes_little_memory(gateway: JobStore, raw: Any) -> None:

@@ -31,7 +31,7 @@ OUTCOMES = [
     Outcome(Status.SUCCEEDED, b"1", predict_us=7),
     Outcome(Status.SUCCEEDED, b'"two"'),
     Outcome(Status.FAILED, b'"It broke."', Fault.MODEL),
-    Outcome(Status.FAILED, b'"It died."', Fault.CRASH),
+    Outcome(Status.FAILED, b'"It died."', Fault.CRASH, given_up=True),
 ]
 
 FINISHED = {Status.SUCCEEDED, Status.FAILED}
@@ -52,7 +52,10 @@ class Model:
     attempt: int = 0
     payload: bytes = b""
     watcher: str = ""  # "", "end" or "changes"
-    entry_stays: bool = False  # cancelled while it was queued
+    entry_stays: int = 0  # entries left in the stream: it was cancelled or expired while it was queued
+    late: bool = False  # its deadline has passed
+    delayed: bool = False  # a retry that waits for its time
+    dead: bool = False  # kept among those given up
     told: list[Status] = field(default_factory=list)
 
     def move(self, transition: str, to: Status) -> None:
@@ -123,14 +126,16 @@ class Interleavings(RuleBasedStateMachine):
     def any_id(self, index: int) -> str:
         return list(self.models)[index % len(self.models)]
 
-    async def _submit(self, prediction_id: str, input_: bytes, watch: bool) -> str:
-        return await self.gateway.submit(Submission(prediction_id, input_, watch))
+    async def _submit(self, prediction_id: str, input_: bytes, watch: bool, late: bool = False) -> str:
+        deadline_us = 1 if late else 3600_000_000
+        return (await self.gateway.submit(Submission(prediction_id, input_, watch, deadline_us))).word
 
-    @rule(watch=st.booleans())
-    def submit(self, watch: bool) -> None:
+    @rule(watch=st.booleans(), late=st.sampled_from([False, False, True]))
+    def submit(self, watch: bool, late: bool) -> None:
+        """With a deadline far away, or one that has passed by the time anybody looks."""
         prediction_id, input_ = next(self.ids), b"%d" % len(self.models)
-        assert self.run(self._submit(prediction_id, input_, watch)) == "queued"
-        self.models[prediction_id] = Model(input_, watcher="end" if watch else "")
+        assert self.run(self._submit(prediction_id, input_, watch, late)) == "queued"
+        self.models[prediction_id] = Model(input_, watcher="end" if watch else "", late=late)
 
     @precondition(lambda self: self.models)
     @rule(index=some, same=st.booleans())
@@ -166,9 +171,42 @@ class Interleavings(RuleBasedStateMachine):
             assert word == "watched"
         else:
             assert word == "cancelled"
-            model.entry_stays = model.status == Status.QUEUED
+            model.entry_stays += model.status == Status.QUEUED and not model.delayed
             model.move("cancel", Status.CANCELLED)
             model.payload = b'"%s"' % SORRY.encode()
+
+    @rule(time_comes=st.booleans())
+    def ring(self, time_comes: bool) -> None:
+        """Perhaps after the time of all delayed retries has come."""
+        for prediction_id, model in self.models.items():
+            if time_comes and model.delayed and model.status not in FINAL:
+                p = keys.partition_of(prediction_id, self.partitions)
+                self.raw.zadd(f"{keys.tag(p)}:alarms:default", {prediction_id: 0})
+                model.delayed = model.late
+        tide = self.run(self.gateway.ring())
+        for model in self.models.values():
+            if model.late and model.status not in FINAL:
+                model.entry_stays += model.status == Status.QUEUED and not model.delayed
+                self._expired(model, "ring")
+        assert tide.unfinished == sum(model.status not in FINAL for model in self.models.values())
+
+    @staticmethod
+    def _expired(model: Model, transition: str) -> None:
+        model.move(transition, Status.EXPIRED)
+        model.payload = b'"Prediction expired: its deadline passed before it was done."'
+
+    @precondition(lambda self: self.models)
+    @rule(index=some)
+    def revive(self, index: int) -> None:
+        prediction_id = self.any_id(index)
+        model = self.models[prediction_id]
+        word = self.run(self.gateway.revive(prediction_id))
+        assert word == ("queued" if model.dead else "unknown")
+        if model.dead:
+            model.move("revive", Status.QUEUED)
+            model.told.clear()  # nobody watches it, and what was told before is told
+            self.heard = Counter({key: n for key, n in self.heard.items() if key[0] != prediction_id})
+            model.dead, model.late, model.fence, model.attempt, model.payload = False, False, None, 0, b""
 
     # -- a processor
 
@@ -182,18 +220,22 @@ class Interleavings(RuleBasedStateMachine):
             assert model.status == Status.QUEUED
             self._started(who, job)
         self._given_up({Status.QUEUED})
+        self._too_late({Status.QUEUED})
 
     @rule(who=processors, count=st.integers(1, 4))
     def reclaim(self, who: int, count: int) -> None:
         for job in self.run(self.processors[who].reclaim(count)):
             self._started(who, job)
         self._given_up({Status.QUEUED, Status.PROCESSING})
+        self._too_late({Status.QUEUED, Status.PROCESSING})
 
     def _started(self, who: int, job: Job) -> None:
         model = self.models[job.id]
         model.attempt += 1
         assert (job.attempt, job.input) == (model.attempt, model.input)
         assert job.attempt <= MAX_ATTEMPTS
+        assert not model.late
+        assert not model.delayed
         model.move("start", Status.PROCESSING)
         model.fence = (self.processors[who].store.name, job.attempt, job.entry)
         self.held.append((who, job))
@@ -208,6 +250,15 @@ class Interleavings(RuleBasedStateMachine):
                     assert fault == Fault.GIVEN_UP
                     model.move("start", Status.FAILED)
                     model.payload = error.encode()
+                    model.dead = True
+
+    def _too_late(self, sources: set[Status]) -> None:
+        """A start may end in expiry instead, if the deadline has passed."""
+        for prediction_id, model in self.models.items():
+            status = self.raw.hget(keys.job(prediction_id, self.partitions), "status")
+            if model.status in sources and status == Status.EXPIRED:
+                assert model.late
+                self._expired(model, "start")
 
     def any_held(self, index: int) -> tuple[JobStore, Job, bool]:
         """A job that some processor was given at some time, and whether it is still its own."""
@@ -238,14 +289,24 @@ class Interleavings(RuleBasedStateMachine):
         if own:
             model.move("finish", outcome.status)
             model.payload = outcome.payload
+            model.dead = outcome.given_up
 
     @precondition(lambda self: self.held)
-    @rule(index=some, counted=st.booleans())
-    def release(self, index: int, counted: bool) -> None:
+    @rule(index=some)
+    def release(self, index: int) -> None:
         store, job, own = self.any_held(index)
-        self.run(store.release([job], counted=counted))
+        self.run(store.release([job]))
         if own:
-            self._released(self.models[job.id], counted=counted)
+            self._released(self.models[job.id], counted=False)
+
+    @precondition(lambda self: self.held)
+    @rule(index=some, delay_s=st.sampled_from([0.0, 1800.0]))
+    def retry(self, index: int, delay_s: float) -> None:
+        store, job, own = self.any_held(index)
+        self.run(store.retry([(job, delay_s)]))
+        if own:
+            self._released(self.models[job.id], counted=True)
+            self.models[job.id].delayed = bool(delay_s)
 
     @staticmethod
     def _released(model: Model, *, counted: bool) -> None:
@@ -279,7 +340,10 @@ class Interleavings(RuleBasedStateMachine):
             entries.update(fields["id"] for _, fields in self.raw.xrange(keys.jobs(p)))
         for prediction_id, model in self.models.items():
             final, count = model.status in FINAL, entries.pop(prediction_id, 0)
-            assert count == 1 if not final else count <= model.entry_stays
+            if final or model.delayed:
+                assert count <= model.entry_stays
+            else:
+                assert 1 <= count <= 1 + model.entry_stays
             assert (self.raw.ttl(keys.job(prediction_id, self.partitions)) > 0) == final
         assert not entries
 
@@ -312,13 +376,16 @@ class Interleavings(RuleBasedStateMachine):
     def _everything_ends(self) -> None:
         """Whatever happened: one processor that goes on working brings every job to its end."""
         for _ in range(len(self.models) + 2):
+            self.ring(time_comes=True)
             self.reclaim(0, 4)
             self.claim(0, 4)
             for index in range(len(self.held)):
                 self.finish(index, OUTCOMES[0])
         self.every_watcher_is_told_what_it_wanted_once()
         assert {model.status for model in self.models.values()} <= FINAL
-        assert [self.raw.xlen(keys.jobs(p)) for p in range(self.partitions)] == [0] * self.partitions
+        for p in range(self.partitions):
+            assert self.raw.xlen(keys.jobs(p)) == 0
+            assert not self.raw.exists(f"{keys.tag(p)}:alarms:default")
 
 
 @pytest.mark.parametrize("server", ["valkey"], indirect=True)

@@ -80,7 +80,7 @@ class World:
 
     async def submit(self, *, watch: bool = True) -> str:
         prediction_id = next(self.gateway.ids)
-        assert await self.store.submit(Submission(prediction_id, b"1", watch)) == "queued"
+        assert (await self.store.submit(Submission(prediction_id, b"1", watch))).word == "queued"
         return prediction_id
 
     async def finish(self, outcome: Outcome = DONE) -> None:
@@ -209,7 +209,7 @@ class TestHearing:
     async def test_thousands_at_once(self, world: World) -> None:
         ids = await asyncio.gather(*(world.submit() for _ in range(2000)))
         waiters = [Waiter(world, prediction_id) for prediction_id in ids]
-        while await world.store.depth():
+        while (await world.store.ring()).unfinished:
             await world.finish()
         for waiter in waiters:
             assert await waiter.result() == b'"done"'

@@ -107,7 +107,7 @@ async def in_parts(request: Request) -> Response:
 async def connected() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to a real server with these endpoints."""
     app = Starlette(routes=[Route("/", plain), Route("/empty", empty), Route("/parts", in_parts)])
-    server = make_server(app, drain_s=1)
+    server = make_server(app)
     listener = bind("127.0.0.1", 0, variable="PORT")
     port = listener.getsockname()[1]
     serving = asyncio.create_task(server.serve(sockets=[listener]))

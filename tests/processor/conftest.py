@@ -92,7 +92,8 @@ class Client:
         """The ids of new predictions, in the order of the queue if there is one partition."""
         ids = list(islice(keys.new_ids(self.store.partitions), len(inputs)))
         submissions = [Submission(i, orjson.dumps(value)) for i, value in zip(ids, inputs, strict=True)]
-        assert set(await asyncio.gather(*map(self.store.submit, submissions))) == {"queued"}
+        replies = await asyncio.gather(*map(self.store.submit, submissions))
+        assert {reply.word for reply in replies} == {"queued"}
         return ids
 
     async def state(self, prediction_id: str) -> JobState:

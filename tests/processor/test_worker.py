@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from common import keys
 from common.errors import ModelFault
-from common.job_store import Job, JobStore, Outcome
+from common.job_store import Job, JobStore, Outcome, Submission
 from common.settings import ProcessorSettings
 from common.states import Fault, Status
 from processor.service import Processor
@@ -156,7 +157,9 @@ class TestOneBadPrediction:
         sentence = "Prediction failed: the model process exited with code 9, at each of 3 attempts."
         assert (end.status, end.fault) == (Status.FAILED, Fault.CRASH)
         assert await client.result(bad) == sentence
-        assert client.dead() == [{"id": bad, "error": f'"{sentence}"', "attempts": "3"}]
+        (dead,) = client.dead()
+        assert (dead["id"], dead["input"], dead["error"]) == (bad, '"bad"', f'"{sentence}"')
+        assert dead["attempts"] == "3"
         assert [client.attempt(i) for i in (first, *more)] == [1, 1, 1]  # their mate's fault is not theirs
         assert book.notes.count("bad") == 4  # once among others, then alone MAX_ATTEMPTS times
         assert await client.results("next") == ["next"]
@@ -242,10 +245,8 @@ class TestSharing:
         assert first != second
 
     async def test_a_slow_model_leaves_work_to_an_idle_processor(
-        self, client: Client, work: Work, write_model: WriteModel, book: Book, partitions: int
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
     ) -> None:
-        if partitions > 1:
-            pytest.xfail("each partition's reader may already be asking for one prediction")
         spec = write_model(self.MEETING)
         first = await work(spec)
         await client.results(0.12)  # it has shown to be slow
@@ -408,6 +409,209 @@ class TestCancellation:
         assert book.notes.count("start") == 2
 
 
+class TestCancellationOfAsyncModels:
+    """They are asked first, and their process stays."""
+
+    async def test_a_running_one_is_interrupted_where_it_waits(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        await work(
+            write_model("""
+                import asyncio
+                from book import *
+                async def Model(input):
+                    try:
+                        note(f"runs {input}")
+                        if input == "hang": await asyncio.sleep(3600)
+                    except asyncio.CancelledError:
+                        note("interrupted")
+                        raise
+                    return os.getpid()
+            """)
+        )
+        (pid,) = await client.results("before")
+        restarts = metric("model_restarts_total")
+        (hang,) = await client.submit("hang")
+        await book.has("runs hang")
+        await client.store.cancel(hang, "Not wanted.")
+        await book.has("interrupted")
+        assert await client.results("after") == [pid]
+        assert metric("model_restarts_total") == restarts
+        assert (await client.end(hang)).status == Status.CANCELLED
+
+    async def test_the_mates_of_one_in_a_batch_run_again_in_the_same_process(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        await work(
+            write_model("""
+                import asyncio
+                from book import *
+                class Model:
+                    async def predict_batch(self, inputs):
+                        note(" ".join(inputs))
+                        if "hang" in inputs: await asyncio.sleep(3600)
+                        return [os.getpid()] * len(inputs)
+            """),
+            max_batch_size=3,
+            max_batch_wait_ms=FILL_MS,
+        )
+        restarts = metric("model_restarts_total")
+        first, hang, last = await client.submit("first", "hang", "last")
+        await eventually(lambda: len(book.notes) == 1)
+        await client.store.cancel(hang, "Not wanted.")
+        pids = {await client.result(first), await client.result(last), *(await client.results("next"))}
+        assert len(pids) == 1
+        assert metric("model_restarts_total") == restarts
+        assert book.notes[1:] == ["first", "last", "next"]
+        assert (await client.end(hang)).status == Status.CANCELLED
+
+    async def test_one_that_does_not_listen_loses_its_process(
+        self,
+        client: Client,
+        work: Work,
+        write_model: WriteModel,
+        book: Book,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("processor.worker.CANCEL_GRACE_S", 0.1)
+        await work(
+            write_model("""
+                import asyncio
+                from book import *
+                async def Model(input):
+                    note(f"runs {input}")
+                    while input == "deaf":
+                        try: await asyncio.sleep(3600)
+                        except asyncio.CancelledError: note("asked")
+                    return os.getpid()
+            """)
+        )
+        (pid,) = await client.results("before")
+        (deaf,) = await client.submit("deaf")
+        await book.has("runs deaf")
+        await client.store.cancel(deaf, "Not wanted.")
+        await book.has("asked")
+        assert await client.results("after") != [pid]
+
+    async def test_one_past_its_deadline_is_interrupted_too(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        await work(
+            write_model("""
+                import asyncio
+                from book import *
+                async def Model(input):
+                    note("runs")
+                    try: await asyncio.sleep(3600)
+                    except asyncio.CancelledError: note("interrupted"); raise
+            """)
+        )
+        late = Submission(next(keys.new_ids(client.store.partitions)), b"1", deadline_us=300_000)
+        await client.store.submit(late)
+        await book.has("runs")
+        assert (await client.end(late.id)).status == Status.EXPIRED
+        await book.has("interrupted")
+
+
+class TestRetries:
+    """Only a model that asks for it gets another try: by the attribute `retry_after` of its exception."""
+
+    async def test_the_next_try_may_succeed(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        await work(
+            write_model("""
+                from book import *
+                class Busy(Exception): retry_after = 0.05
+                def Model(input):
+                    note("try")
+                    if not allowed("go"): allow("go"); raise Busy("come back")
+                    return input
+            """)
+        )
+        (prediction_id,) = await client.submit("patient")
+        assert await client.result(prediction_id) == "patient"
+        assert client.attempt(prediction_id) == 2
+        assert book.notes == ["try", "try"]
+        assert client.dead() == []
+
+    async def test_the_last_one_is_final_and_kept_with_its_traceback(
+        self, client: Client, work: Work, write_model: WriteModel
+    ) -> None:
+        await work(
+            write_model("""
+                class Busy(Exception):
+                    def __init__(self, text): super().__init__(text); self.retry_after = 0
+                def Model(input): raise Busy("never")
+            """)
+        )
+        (prediction_id,) = await client.submit("hopeless")
+        sentence = "Prediction failed: Busy: never (at each of 3 attempts)"
+        end = await client.end(prediction_id)
+        assert (end.status, end.fault) == (Status.FAILED, Fault.MODEL)
+        assert await client.result(prediction_id) == sentence
+        (dead,) = client.dead()
+        assert (dead["id"], dead["attempts"], dead["error"]) == (prediction_id, "3", f'"{sentence}"')
+        assert dead["traceback"].startswith("Traceback")
+        assert "def Model(input): raise Busy" in dead["traceback"]
+
+    async def test_a_batch_that_asks_for_it_is_not_tried_one_by_one(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        await work(
+            write_model("""
+                from book import *
+                class Busy(Exception): retry_after = 0.0
+                class Model:
+                    def predict_batch(self, inputs):
+                        note(len(inputs))
+                        if not allowed("go"): allow("go"); raise Busy
+                        return inputs
+            """),
+            max_batch_wait_ms=FILL_MS,
+            max_batch_size=3,
+        )
+        assert await client.results("a", "b", "c") == ["a", "b", "c"]
+        assert book.notes[0] == "3"
+        assert "1" not in book.notes
+
+    @pytest.mark.parametrize("wish", ["None", "'soon'", "-1", "True", "float('nan')", "property(abs)"])
+    async def test_what_is_no_number_of_seconds_asks_for_nothing(
+        self, client: Client, work: Work, write_model: WriteModel, wish: str
+    ) -> None:
+        await work(
+            write_model(f"""
+                class Odd(Exception): retry_after = {wish}
+                def Model(input): raise Odd("no")
+            """)
+        )
+        (prediction_id,) = await client.submit("once")
+        assert await client.result(prediction_id) == "Prediction failed: Odd: no"
+        assert client.attempt(prediction_id) == 1
+        assert client.dead() == []
+
+    async def test_a_retry_survives_the_processor(
+        self, client: Client, work: Work, write_model: WriteModel, book: Book
+    ) -> None:
+        spec = write_model("""
+            from book import *
+            class Busy(Exception): retry_after = 0.5
+            def Model(input):
+                if not allowed("go"): allow("go"); raise Busy
+                return input
+        """)
+        first = await work(spec)
+        (prediction_id,) = await client.submit("long")
+        await eventually(
+            lambda: client.raw.exists(
+                *[f"{keys.tag(p)}:alarms:default" for p in range(client.store.partitions)]
+            )
+        )
+        await first.stop()
+        await work(spec)
+        assert await client.result(prediction_id) == "long"
+
+
 class TestLeases:
     async def test_a_long_prediction_is_kept(
         self, client: Client, work: Work, write_model: WriteModel, book: Book
@@ -550,6 +754,6 @@ async def test_a_model_that_cannot_be_loaded_any_more_ends_the_service(
 
 def _empty(client: Client) -> Callable[[], Awaitable[bool]]:
     async def empty() -> bool:
-        return await client.store.depth() == 0
+        return (await client.store.ring()).unfinished == 0
 
     return empty

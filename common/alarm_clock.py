@@ -1,0 +1,77 @@
+"""The alarm clock: every process rings the job store's alarms (deadlines, delayed retries) when they are due, and
+learns on the way how full the queue is, how fast it drains, and whether the server is there. Whoever rings first does the work; the others find none.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+
+import structlog
+
+from common.errors import StoreUnavailable
+from common.job_store import JobStore, Tide
+
+log = structlog.get_logger("foretell")
+
+TICK_S = 0.5  # an alarm set by another process is heard at most this late
+WINDOW_S = 10.0  # the drain rate is that of the last so many seconds
+ROOM = 0.1  # the share of the queue that must drain before who was refused should come back
+RETRY_AFTER_S = (1, 60)
+
+
+class AlarmClock:
+    """`run` it beside the work; the rest is what it has learned."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._finished: deque[tuple[float, int]] = deque()  # (when, how many by then)
+        self._away = False
+        self.unfinished = 0
+
+    async def run(self) -> None:
+        while True:
+            wait_s = TICK_S
+            try:
+                tide = await self._store.ring()
+            except StoreUnavailable as error:
+                self._finished.clear()
+                self._say(away=True, why=str(error))
+            else:
+                self._say(away=False)
+                self._learn(tide, time.monotonic())
+                if tide.next_s is not None:
+                    wait_s = min(wait_s, tide.next_s)
+            await asyncio.sleep(wait_s)
+
+    def _say(self, *, away: bool, why: str = "") -> None:
+        """One line when the server goes and one when it comes back, whatever else fails meanwhile."""
+        if away and not self._away:
+            log.warning("the job store is away", error=why)
+        elif self._away and not away:
+            log.info("the job store is back")
+        self._away = away
+
+    def _learn(self, tide: Tide, now: float) -> None:
+        self.unfinished = tide.unfinished
+        if self._finished and tide.finished < self._finished[-1][1]:
+            self._finished.clear()  # the server came back empty
+        self._finished.append((now, tide.finished))
+        while now - self._finished[0][0] > WINDOW_S:
+            self._finished.popleft()
+
+    @property
+    def drained_per_s(self) -> float:
+        """Jobs finished per second by all processors; 0 while nothing is known."""
+        if len(self._finished) < 2:
+            return 0.0
+        (first, before), (last, after) = self._finished[0], self._finished[-1]
+        return (after - before) / (last - first)
+
+    def retry_after_s(self) -> int:
+        """When somebody who met a full queue should come back: when ROOM of it has drained at the present rate."""
+        least, most = RETRY_AFTER_S
+        rate = self.drained_per_s
+        if rate == 0:
+            return most
+        return max(least, min(most, math.ceil(ROOM * self.unfinished / rate)))

@@ -1,0 +1,19 @@
+-- ARGV tag, ttl, limit
+-- What is due: a job past its deadline is expired, a retry whose time has come goes into the queue. At most `limit` at once.
+-- Replies {µs until the next alarm, '' if there is none; unfinished jobs; jobs finished so far}.
+local ttl, limit = ARGV[2], ARGV[3]
+for _, id in ipairs(redis.call('ZRANGE', alarms, '-inf', now_text, 'BYSCORE', 'LIMIT', 0, limit)) do
+  redis.call('ZREM', alarms, id)
+  local job = look(id)
+  job.alarm = false
+  if job.live and job.deadline and job.deadline <= now then
+    stop(job, 'expired', EXPIRED, ttl)
+  elseif job.live then
+    if not job.entry then enqueue(job) end
+    if job.deadline then set_alarm(job, job.deadline) else redis.call('HDEL', job.key, 'alarm') end
+  end
+end
+conclude()
+local first = redis.call('ZRANGE', alarms, 0, 0, 'WITHSCORES')
+local numbers = redis.call('HMGET', counts, 'unfinished', 'finished')
+return { first[2] and text(math.max(0, first[2] - now)) or '', tonumber(numbers[1] or 0), tonumber(numbers[2] or 0) }

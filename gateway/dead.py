@@ -1,0 +1,106 @@
+"""`/dead`: the predictions that were given up, for the people who run the service."""
+
+import re
+from urllib.parse import parse_qs
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from common import keys
+from common.job_store import Dead
+from common.states import Status
+from gateway.answers import accepted_body, answer, status_header
+from gateway.errors import HttpError, queue_full
+from gateway.gateway import Gateway
+
+LIMIT, MAX_LIMIT = 20, 100
+_PLACE = re.compile(r"[0-9]{1,3}-[1-9][0-9]{0,14}-[0-9]{1,15}")
+
+NOT_DEAD = "No prediction with this ID was given up: GET /dead lists those that were."
+
+
+class DeadPredictions:
+    """GET /dead: newest first in each partition, at most `?limit=` of them, `?after=` the `next` of the answer before."""
+
+    route = "/dead"
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gateway.check_started()
+        limit, after = _read_page(scope)
+        dead = await self._gateway.store.dead(limit, after=after)
+        following = dead[-1].place if dead else None
+        body = {"dead": [_described(one) for one in dead], "next": following}
+        await answer(scope, send, 200, orjson.dumps(body), [])
+
+
+def _described(dead: Dead) -> dict[str, object]:
+    return {
+        "prediction_id": dead.id,
+        "given_up_at": dead.given_up_ms / 1000,  # seconds since the epoch
+        "input": orjson.Fragment(dead.input),
+        "error": orjson.Fragment(dead.error),
+        "attempts": dead.attempts,
+        "processor": dead.processor,
+        "traceback": dead.traceback,
+    }
+
+
+def _read_page(scope: Scope) -> tuple[int, str]:
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    limit, after = query.get("limit", [str(LIMIT)])[-1], query.get("after", [""])[-1]
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MAX_LIMIT):
+        raise HttpError(400, f"limit must be a number from 1 to {MAX_LIMIT}.")
+    if after and not _PLACE.fullmatch(after):
+        raise HttpError(400, "after must be the 'next' of an answer of GET /dead.")
+    return int(limit), after
+
+
+class DeadPrediction:
+    """DELETE /dead/{id}."""
+
+    route = "/dead/{prediction_id}"
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gateway.check_started()
+        prediction_id = _id(scope)
+        if not await self._gateway.store.forget(prediction_id):
+            raise HttpError(404, NOT_DEAD)
+        await answer(scope, send, 200, orjson.dumps({"prediction_id": prediction_id}), [])
+
+
+class DeadRetry:
+    """POST /dead/{id}/retry: the same prediction again, with as many attempts as a new one."""
+
+    route = "/dead/{prediction_id}/retry"
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gateway.check_started()
+        prediction_id = _id(scope)
+        word = await self._gateway.store.revive(prediction_id)
+        if word == "unknown":
+            raise HttpError(404, NOT_DEAD)
+        if word == "known":
+            sentence = "This prediction was submitted again since it was given up: read that one."
+            raise HttpError(409, sentence, prediction_id=prediction_id)
+        if word == "full":
+            raise queue_full(self._gateway.clock.retry_after_s())
+        raw_id = prediction_id.encode()
+        headers = [(b"location", b"/predict/" + raw_id), (b"prediction-id", raw_id)]
+        headers.append(status_header(Status.QUEUED))
+        await answer(scope, send, 202, accepted_body(prediction_id), headers)
+
+
+def _id(scope: Scope) -> str:
+    prediction_id = keys.parse_id(scope["path_params"]["prediction_id"])
+    if prediction_id is None:
+        raise HttpError(404, NOT_DEAD)
+    return prediction_id

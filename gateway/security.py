@@ -1,0 +1,175 @@
+"""Who may ask: API keys, and the origins of browsers.
+
+A browser sends what any page tells it to, with the user's place in the network. So what changes something, and every
+WebSocket, is refused when its Origin is a foreign one: not only where a preflight would stop it, because a POST
+without a Content-Type needs none. Clients that are not browsers send no Origin.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from urllib.parse import urlsplit
+
+import orjson
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.answers import Headers, count
+
+#: What a browser, which cannot set headers on a WebSocket, offers as subprotocols: the first, and the second + its key.
+SUBPROTOCOL = "foretell"
+KEY_SUBPROTOCOL = "base64url.bearer.authorization.foretell."
+
+PROTECTED = ("/predict", "/dead", "/ws")  # the probes and metrics stay open
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+EXPOSED = [
+    "Location",
+    "Prediction-Id",
+    "Prediction-Status",
+    "Preference-Applied",
+    "Retry-After",
+    "Server-Timing",
+]
+
+WRONG_KEY = "An API key is needed: send the header 'Authorization: Bearer <key>'."
+FOREIGN = "Pages of this origin may not use Foretell here: add it to ALLOWED_ORIGINS."
+
+
+def guarded(routing: Starlette, *, api_keys: list[str], origins: list[str]) -> ASGIApp:
+    """`routing` behind these keys (none: open) and origins (none: only its own; `*`: all)."""
+    refusal = Refusal(routing.routes)
+    app: ASGIApp = OriginCheck(routing, refusal, origins)
+    if api_keys:
+        app = KeyCheck(app, refusal, api_keys)
+    if origins:  # outermost: a page must be able to read a refusal, and a preflight carries no key
+        methods = ["GET", "POST", "PUT", "DELETE"]
+        app = CORSMiddleware(app, origins, methods, allow_headers=["*"], expose_headers=EXPOSED)
+    return app
+
+
+class Refusal:
+    """Answers instead of the app, and is counted under the route that was asked for."""
+
+    def __init__(self, routes: list[BaseRoute]) -> None:
+        self._routes = routes
+
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, code: int, sentence: str, headers: Headers
+    ) -> None:
+        for route in self._routes:
+            match, found = route.matches(scope)
+            if match is not Match.NONE:
+                scope.update(found)
+                break
+        count(scope, code)
+        body = orjson.dumps({"error": sentence})
+        kind = "http.response"
+        if scope["type"] == "websocket":
+            await receive()  # that it connects
+            kind = "websocket.http.response"
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"cache-control", b"no-store"),
+            (b"content-length", str(len(body)).encode()),
+            *headers,
+        ]
+        await send({"type": f"{kind}.start", "status": code, "headers": headers})
+        await send({"type": f"{kind}.body", "body": body})
+
+
+class OriginCheck:
+    """403 for a foreign Origin on a WebSocket, or on a request that is not just reading."""
+
+    def __init__(self, app: ASGIApp, refusal: Refusal, origins: list[str]) -> None:
+        self._app = app
+        self._refuse = refusal
+        self._allowed = frozenset(origin.encode() for origin in origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for name, value in scope["headers"]:
+            if name == b"origin" and not self._may(scope, value):
+                return await self._refuse(scope, receive, send, 403, FOREIGN, [])
+        await self._app(scope, receive, send)
+
+    def _may(self, scope: Scope, origin: bytes) -> bool:
+        if scope["type"] == "http" and scope["method"] in SAFE_METHODS:
+            return True
+        return b"*" in self._allowed or origin in self._allowed or _same_origin(scope["headers"], origin)
+
+
+def _same_origin(headers: Headers, origin: bytes) -> bool:
+    """By host and port alone: behind a proxy that ends TLS nobody here knows the scheme."""
+    try:
+        page = urlsplit(origin.decode("ascii").lower())
+        default = {"http": 80, "https": 443}.get(page.scheme)
+        asked = urlsplit(
+            "//" + next(value for name, value in headers if name == b"host").decode("ascii").lower()
+        )
+        return bool(default and page.hostname) and (
+            (page.hostname, page.port or default) == (asked.hostname, asked.port or default)
+        )
+    except (ValueError, StopIteration):
+        return False
+
+
+class KeyCheck:
+    """401 for what is protected, without one of the keys. Only digests are kept."""
+
+    def __init__(self, app: ASGIApp, refusal: Refusal, api_keys: list[str]) -> None:
+        self._app = app
+        self._refuse = refusal
+        self._digests = [_digest(key.encode()) for key in api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not _protected(scope["path"]):
+            return await self._app(scope, receive, send)
+        if not any(self._knows(key) for key in _keys_of(scope)):
+            challenge = (b"www-authenticate", b"Bearer")
+            return await self._refuse(scope, receive, send, 401, WRONG_KEY, [challenge])
+        if SUBPROTOCOL in scope.get("subprotocols", ()):
+            send = _with_subprotocol(send)
+        await self._app(scope, receive, send)
+
+    def _knows(self, key: bytes) -> bool:
+        """Takes equally long whichever key it is, if any."""
+        digest = _digest(key)
+        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _protected(path: str) -> bool:
+    return any(path == root or path.startswith(root + "/") for root in PROTECTED)
+
+
+def _keys_of(scope: Scope) -> list[bytes]:
+    found = []
+    for name, value in scope["headers"]:
+        if name == b"x-api-key":
+            found.append(value.strip())
+        elif name == b"authorization" and value[:7].lower() == b"bearer ":
+            found.append(value[7:].strip())
+    for offered in scope.get("subprotocols", ()):
+        if offered.startswith(KEY_SUBPROTOCOL):
+            text = offered.removeprefix(KEY_SUBPROTOCOL)
+            try:
+                found.append(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+            except (binascii.Error, ValueError):
+                continue
+    return found[:4]
+
+
+def _with_subprotocol(send: Send) -> Send:
+    """A browser ends a WebSocket whose offer was not taken up; the key itself is not said back."""
+
+    async def send_with_it(message: Message) -> None:
+        if message["type"] == "websocket.accept":
+            message = {**message, "subprotocol": SUBPROTOCOL}
+        await send(message)
+
+    return send_with_it
