@@ -1,7 +1,7 @@
 # The project's verbs; CI calls the same ones. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench lock clean
+.PHONY: help run test check bench chaos lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -29,6 +29,10 @@ check: $(VENV)/installed-dev  ## Format, lint and types, without changing a file
 
 bench: $(VENV)/installed-dev  ## Measure the numbers in the README
 	@$(PYTHON) -m bench $(ARGS)
+
+chaos: $(VENV)/installed-dev  ## Break everything for a while and count what was lost: make chaos SEED=7 SECONDS=60 TOPOLOGY=cluster
+	@$(PYTHON) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) \
+		$(if $(TOPOLOGY),--topology $(TOPOLOGY))
 
 lock: $(PYTHON)  ## Resolve pyproject.toml into requirements/*.txt again, newest versions
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

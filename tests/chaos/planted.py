@@ -1,0 +1,107 @@
+"""`python -m tests.chaos.planted gateway|processor <fault>…`: the real service with a fault built in, to show that the
+checker finds it. Each fault is one that somebody could have written."""
+
+import hashlib
+import sys
+from typing import Any
+
+from common import job_store
+from common.entry import run_service
+from common.job_store import Job, JobStore, Outcome
+from common.settings import GatewaySettings, ProcessorSettings
+from common.states import Status
+from gateway import relay
+from gateway.service import serve as serve_gateway
+from processor import worker
+from processor.service import serve as serve_processor
+
+
+def deaf_processor() -> None:
+    """Cancelled and expired jobs run to their end. By itself this breaks no promise: the fence refuses the results."""
+    worker.Worker._unwanted = lambda self, job: None  # type: ignore[method-assign]
+
+
+def unremoved_waiter() -> None:
+    """The gateway keeps a note of everybody who ever waited."""
+    relay.Relay.remove = lambda self, prediction_id, tell: None  # type: ignore[method-assign]
+
+
+def no_fence() -> None:
+    """`finish` believes whoever comes, as XACK does."""
+    _change("_FINISH", "if mine and job.status == 'processing' then", "if job.status then")
+
+
+def publish_before_write() -> None:
+    """The waiters are told, and then nothing is written."""
+    _change(
+        "_FINISH",
+        "settle(job, status, ARGV[at + 4], payload, ttl, ARGV[at + 6])",
+        "tell(job.watchers, true, table.concat({ job.id, status, ARGV[at + 4], '0', '0', payload }, ' '))",
+    )
+
+
+def lost_entry() -> None:
+    """One entry in sixteen is acknowledged instead of started."""
+    _change(
+        "_START",
+        "job.entry ~= entry[1] then",
+        "job.entry ~= entry[1] or string.sub(job.id, 1, 1) == '0' then",
+    )
+
+
+def silent_finish() -> None:
+    """The result is recorded and nobody is told; the sweep does not look either."""
+    _change("_FINISH", "entries[#entries + 1] = job.entry", "entries[#entries + 1] = job.entry outbox = {}")
+    relay.SWEEP_S = 3600.0
+
+
+def swapped_results() -> None:
+    """Outcomes by place instead of by id, when more than one is recorded at once."""
+    finish = JobStore.finish
+
+    async def swapped(self: JobStore, outcomes: Any) -> list[bool]:
+        jobs = [job for job, _ in outcomes]
+        good = [o for _, o in outcomes if o.status is Status.SUCCEEDED]
+        mixed: list[tuple[Job, Outcome]] = list(zip(jobs, [o for _, o in outcomes], strict=True))
+        if len(good) == len(jobs) > 1:
+            mixed = list(zip(jobs, [*good[1:], good[0]], strict=True))
+        return await finish(self, mixed)
+
+    JobStore.finish = swapped  # type: ignore[method-assign]
+
+
+def forgotten_release() -> None:
+    """What a processor gives back when it stops goes nowhere."""
+    again = "requeue(job, ARGV[at + 3] == '1' and job.attempt or job.attempt - 1, tonumber(ARGV[at + 4]))"
+    _change("_RELEASE", again, "")
+    _change("_LEAVE", "requeue(job, job.attempt - 1, 0)", "")
+
+
+def _change(name: str, old: str, new: str) -> None:
+    script = getattr(job_store, name)
+    assert old in script.text, f"{name} does not contain {old!r}"
+    script.text = script.text.replace(old, new)
+    script.sha = hashlib.sha1(script.text.encode(), usedforsecurity=False).hexdigest()
+
+
+FAULTS = {
+    fault.__name__: fault
+    for fault in (
+        deaf_processor,
+        forgotten_release,
+        lost_entry,
+        no_fence,
+        publish_before_write,
+        silent_finish,
+        swapped_results,
+        unremoved_waiter,
+    )
+}
+
+if __name__ == "__main__":
+    service, *names = sys.argv[1:]
+    for name in names:
+        FAULTS[name]()
+    if service == "gateway":
+        sys.exit(run_service("gateway", GatewaySettings, serve_gateway))
+    sys.exit(run_service("processor", ProcessorSettings, serve_processor))
