@@ -2,24 +2,42 @@
 
 from collections.abc import Awaitable, Callable
 
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from common.errors import ForetellError
+
+log = structlog.get_logger("foretell")
+
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-#: None when this process can take work, else one sentence why not.
+#: None when this process can take work, else one sentence why not; or a ForetellError, whose text only the log gets:
+#: it may name hosts, and anybody may ask.
 Readiness = Callable[[], Awaitable[str | None]]
+
+NO_REDIS = "Redis is not available, or refuses us: the log says why."
 
 
 def probe_routes(readiness: Readiness) -> list[Route]:
+    logged: str | None = None
+
     async def livez(request: Request) -> Response:
         """This process turns: that it answers is the proof."""
         return JSONResponse({"status": "alive"})
 
     async def readyz(request: Request) -> Response:
-        reason = await readiness()
+        nonlocal logged
+        fault = None
+        try:
+            reason = await readiness()
+        except ForetellError as error:
+            reason, fault = NO_REDIS, str(error)
+        if fault and fault != logged:  # not once per probe
+            log.warning("not ready", error=fault)
+        logged = fault
         if reason:
             return JSONResponse({"error": reason}, status_code=503, headers={"Retry-After": "1"})
         return JSONResponse({"status": "ready"})

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "processor": {"common", "processor"},
     "examples": set(),
 }
-TALK_TO_REDIS = {"common/job_store.py", "common/redis_connections.py"}
+TALK_TO_REDIS = {"common/job_store.py", "common/redis_connections.py", "common/redis_topology.py"}
 
 
 def name(path: Path) -> str:

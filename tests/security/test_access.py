@@ -1,0 +1,74 @@
+"""Keys and origins, as a client meets them."""
+
+import base64
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from tests.security.test_raw_bytes import SOCKET, codes, tell
+from tests.services import Service
+
+KEY = "a-key,another"
+ID = "00000000-0000-4000-8000-000000000000"
+
+
+def request(first: str, *headers: str) -> bytes:
+    return "\r\n".join([f"{first} HTTP/1.1", "host: here:81", *headers, "connection: close", "", ""]).encode()
+
+
+def handshake(*headers: str) -> bytes:
+    return SOCKET.replace(b"host: x\r\n", "\r\n".join(["host: here:81", *headers, ""]).encode())
+
+
+def first_code(service: Service, data: bytes) -> tuple[int, bytes]:
+    """Code and head of the first answer; a WebSocket stays open for a while."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as client:
+        client.sendall(data)
+        answer = client.recv(65536)
+    return int(answer[9:12]), answer
+
+
+def test_keys(start_gateway: Callable[..., Service]) -> None:
+    gateway = start_gateway(API_KEYS=KEY, LOG_LEVEL="debug")
+    get = f"GET /predict/{ID}"
+    code, answer = first_code(gateway, request(get))
+    assert code == 401
+    assert b"www-authenticate: Bearer" in answer
+    assert first_code(gateway, request(get, "authorization: Bearer wrong"))[0] == 401
+    assert first_code(gateway, request(get, "authorization: bearer another"))[0] == 404
+    assert first_code(gateway, request(get, "x-api-key: a-key"))[0] == 404
+    assert first_code(gateway, request("POST /predict", "content-length: 0"))[0] == 401
+    assert [gateway.answers(path) for path in ("/livez", "/readyz", "/metrics")] == [200] * 3
+    assert first_code(gateway, handshake())[0] == 401
+    secret = base64.urlsafe_b64encode(b"a-key").rstrip(b"=").decode()
+    offer = f"sec-websocket-protocol: foretell, base64url.bearer.authorization.foretell.{secret}"
+    code, answer = first_code(gateway, handshake(offer))
+    assert code == 101
+    assert b"sec-websocket-protocol: foretell\r\n" in answer.lower()
+    assert "a-key" not in gateway.log
+    assert secret not in gateway.log
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "code"),
+    [
+        ("", "http://here:81", 404),
+        ("", "https://here:82", 403),
+        ("", "https://here", 403),
+        ("", "null", 403),
+        ("", "http://[", 403),
+        ("https://app.example", "https://app.example", 404),
+        ("https://app.example", "https://app.example.org", 403),
+        ("*", "https://any.example", 404),
+    ],
+)
+def test_origins(start_gateway: Callable[..., Service], allowed: str, origin: str, code: int) -> None:
+    gateway = start_gateway(ALLOWED_ORIGINS=allowed)
+    sent = f"origin: {origin}"
+    answer = tell(gateway, request(f"DELETE /predict/{ID}", sent))
+    assert codes(answer) == [code]
+    assert (b"access-control-allow-origin" in answer) is (bool(allowed) and code != 403)
+    assert first_code(gateway, handshake(sent))[0] == (101 if code == 404 else 403)
+    preflight = request("OPTIONS /predict", sent, "access-control-request-method: POST")
+    assert (b" 200 " in tell(gateway, preflight)[:16]) is (bool(allowed) and code != 403)

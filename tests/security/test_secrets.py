@@ -1,0 +1,178 @@
+"""A password and a key get into no answer and no log, whatever Redis does; where Redis is, only into the log."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from redis import Redis
+from websockets.sync.client import connect
+
+from common.settings import GatewaySettings, ProcessorSettings
+from tests.conftest import wait_until
+from tests.services import Service, Services, running_services
+from tools.embedded_server import EmbeddedServer, free_port
+
+PASSWORD = "the-password-of-redis"
+KEY = "the-key-of-a-client"
+ID = "00000000-0000-4000-8000-000000000000"
+ASKED = [
+    ("POST", "/predict"),
+    ("PUT", f"/predict/{ID}"),
+    ("GET", f"/predict/{ID}"),
+    ("GET", f"/predict/{ID}?wait=5"),
+    ("DELETE", f"/predict/{ID}"),
+    ("GET", "/dead"),
+    ("DELETE", f"/dead/{ID}"),
+    ("POST", f"/dead/{ID}/retry"),
+]
+PROBES = [("GET", "/livez"), ("GET", "/readyz"), ("GET", "/metrics")]
+
+
+class Guarded:
+    """A server with a password, and both services on it, with a key, telling their logs all they can."""
+
+    def __init__(self, server: EmbeddedServer, port: int, services: Services) -> None:
+        self.server = server
+        self.port = port
+        self.services = services
+
+    def start(self, *, wait: bool = True) -> None:
+        self.gateway = self.services.gateway(API_KEYS=KEY, LOG_LEVEL="debug", SYNC_WAIT_S=5, wait=wait)
+        self.processor = self.services.processor(LOG_LEVEL="debug", wait=wait)
+
+    def redis(self, password: str = PASSWORD) -> Any:
+        return Redis(port=self.port, password=password)
+
+    def said(self) -> dict[str, tuple[int, str]]:
+        """Code and text, head included, of an answer of each kind."""
+        found = {}
+        headers = {"authorization": f"Bearer {KEY}"}
+        with httpx2.Client(timeout=30, trust_env=False) as client:
+            for service, asked in ((self.gateway, ASKED + PROBES), (self.processor, PROBES)):
+                for method, path in asked:
+                    body = {"json": {"input": "x"}} if method in ("POST", "PUT") else {}
+                    answer = client.request(method, service.url + path, headers=headers, **body)
+                    text = f"{answer.headers} {answer.text}"
+                    found[f"{service.name} {method} {path}"] = answer.status_code, text
+            refused = client.get(f"{self.gateway.url}/dead", headers={"x-api-key": KEY + "?"})
+            found["wrong key"] = refused.status_code, f"{refused.headers} {refused.text}"
+        url = f"ws://127.0.0.1:{self.gateway.port}/ws/predict/{ID}"
+        with connect(url, additional_headers=headers, open_timeout=30, proxy=None) as socket:
+            frame = str(socket.recv(timeout=30))
+            socket.close()
+            found["frame"] = 0, f"{frame} {socket.protocol.close_reason}"
+        return found
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, partitions: int) -> Iterator[Guarded]:
+    port = free_port()
+    with EmbeddedServer(tmp_path / "server", port=port, aof=False) as server:
+        with Redis(port=port) as redis:
+            redis.config_set("requirepass", PASSWORD)
+        url = f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
+        with running_services(url, tmp_path, partitions=partitions) as services:
+            yield Guarded(server, port, services)
+
+
+def full(guarded: Guarded) -> None:
+    guarded.start()
+    with guarded.redis() as redis:
+        redis.config_set("maxmemory", 1)
+
+
+def another_password(guarded: Guarded) -> None:
+    guarded.start()
+    with guarded.redis() as redis:
+        redis.config_set("requirepass", "another")
+    with guarded.redis("another") as redis:
+        for kind in ("normal", "pubsub"):
+            redis.execute_command("CLIENT", "KILL", "TYPE", kind)
+
+
+def killed(guarded: Guarded) -> None:
+    guarded.start()
+    guarded.server.kill()
+
+
+def not_yet_there(guarded: Guarded) -> None:
+    guarded.server.kill()
+    guarded.start(wait=False)
+    for service in (guarded.gateway, guarded.processor):
+        wait_until(lambda: service.answers("/livez"), timeout=30)  # noqa: B023
+
+
+@pytest.mark.parametrize("fault", [full, another_password, killed, not_yet_there])
+def test_nothing_is_shown_when_redis_fails(guarded: Guarded, fault: Callable[[Guarded], None]) -> None:
+    fault(guarded)
+    said = guarded.said()
+    assert said["gateway POST /predict"][0] == 503
+    assert said["wrong key"][0] == 401
+    assert said["gateway GET /readyz"][0] == (200 if fault is full else 503)
+    secrets = [PASSWORD, KEY, "another", str(guarded.port), "127.0.0.1", "Error"]
+    shown = {(where, secret) for where, (_, text) in said.items() for secret in secrets if secret in text}
+    assert not shown
+    for service in (guarded.gateway, guarded.processor):
+        assert not [secret for secret in (PASSWORD, KEY) if secret in service.log]
+
+
+def test_the_log_has_what_the_probe_does_not_show_and_once(guarded: Guarded) -> None:
+    guarded.start()
+    guarded.server.kill()
+    for service in (guarded.gateway, guarded.processor):
+        wait_until(lambda: b"Redis is not available" in service.get("/readyz")[1])  # noqa: B023
+        before = service.log.count('"not ready"')
+        assert 1 <= before <= 2  # a lost connection, and then none
+        assert str(guarded.port) in service.log
+        for _ in range(20):
+            assert service.answers("/readyz") == 503
+        assert service.log.count('"not ready"') <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "value"),
+    [
+        ("gateway", "REDIS_URL", f"https://:{PASSWORD}@127.0.0.1:6379/0"),
+        ("processor", "REDIS_URL", f"redis://:{PASSWORD}#1@127.0.0.1:6379/0"),
+        ("gateway", "REDIS_URL", f"redis://:{PASSWORD}/1@127.0.0.1:6379/0"),
+        ("gateway", "REDIS_URL", f"redis+sentinel://:{PASSWORD}#1@127.0.0.1:6379/0"),
+        ("gateway", "REDIS_URL", f"redis://127.0.0.1:6379/{PASSWORD}"),
+        ("gateway", "API_KEYS", f"{KEY},,more"),
+        ("gateway", "API_KEYS", ","),
+        ("gateway", "API_KEYS", " "),
+        ("gateway", "ALLOWED_ORIGINS", "https://a.example,"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_clean_line(
+    services: Services, name: str, variable: str, value: str
+) -> None:
+    start = services.gateway if name == "gateway" else services.processor
+    service = start(wait=False, **{variable: value})
+    assert_stopped(service, f"{name}: {variable} is wrong: ")
+
+
+def test_a_refused_password_stops_the_start_with_one_clean_line(guarded: Guarded) -> None:
+    with guarded.redis() as redis:
+        redis.config_set("requirepass", "another")
+    assert_stopped(guarded.services.gateway(wait=False), "gateway: Redis refuses us ")
+
+
+def assert_stopped(service: Service, begin: str) -> None:
+    assert service.process.wait(30) == 1
+    service.kill()
+    line = service.log.splitlines()[-1]
+    assert line.startswith(begin)
+    assert "Traceback" not in service.log
+    assert PASSWORD not in service.log
+    assert KEY not in service.log
+
+
+@pytest.mark.parametrize("kind", [GatewaySettings, ProcessorSettings])
+def test_settings_can_be_printed(kind: Any) -> None:
+    settings = kind(
+        redis_url=f"redis://:{PASSWORD}@here:6379/0", **({"api_keys": KEY} if kind is GatewaySettings else {})
+    )
+    assert "log_level" in repr(settings)
+    assert not [secret for secret in (PASSWORD, KEY) if secret in f"{settings!r} {settings}"]
