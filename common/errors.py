@@ -1,7 +1,7 @@
 """Every error of ours, one sentence each. HTTP numbers live in the gateway alone.
 
 ForetellError
-├── StoreUnavailable    Redis is away, loading, out of memory or read-only; nothing was accepted
+├── StoreUnavailable    Redis is away, loading, out of memory or read-only, or a reply was lost
 ├── StoreMisconfigured  Redis answers, but is one we cannot keep promises on (or refuses our password)
 ├── ModelFault          the user's model cannot be served; the sentence names the file and the fault
 └── StartFault          this process cannot start (a wrong setting, a taken port)

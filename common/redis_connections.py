@@ -83,11 +83,11 @@ class Link:
         with two tries may be repeated. So may what a cluster's server sends elsewhere, with one try, too: it was
         not done, or it is a read whose delivery is seen again.
         """
-        async with self._lock:
+        # one limit for all of it, waiting for one's turn included: behind a silent server there may be a queue
+        async with asyncio.timeout(self._timeout_s), self._lock:
             for left in reversed(range(self._tries)):
                 try:
-                    async with asyncio.timeout(self._timeout_s):
-                        return await self._follow(commands)
+                    return await self._follow(commands)
                 except exceptions.ConnectionError as error:
                     if not left or refused(error) or isinstance(error, exceptions.BusyLoadingError):
                         raise

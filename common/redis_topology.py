@@ -44,23 +44,23 @@ class RedisUrl:
 
 def parse_url(url: str) -> RedisUrl:
     """Raises ValueError with half a sentence, which does not show the URL: it may hold a password."""
-    scheme, _, kind = url.partition("://")[0].partition("+")
+    scheme, _, rest = url.partition("://")
+    scheme, _, kind = scheme.partition("+")
     if scheme not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster"):
         raise ValueError(
             "must start with redis://, redis+sentinel:// or redis+cluster:// (rediss for TLS), or unix://"
         )
-    if "#" in url:
-        raise ValueError("cannot contain #: write %23 for it in a password")
     if not kind:
-        _check_plain(url, scheme)
         return RedisUrl("", url)
     if scheme == "unix":
         raise ValueError(f"cannot have a {kind} behind unix://")
-    parts = urlsplit(url)
-    user, at, hosts = parts.netloc.rpartition("@")
+    # by hand: urllib knows of no list of hosts
+    place, _, options = rest.partition("?")
+    authority, _, tail = place.partition("/")
+    user, at, hosts = authority.rpartition("@")
     addresses = tuple(_address(host, _DEFAULT_PORTS[kind]) for host in hosts.split(","))
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    path = [unquote(part) for part in parts.path.strip("/").split("/") if part]
+    query = dict(parse_qsl(options, keep_blank_values=True))
+    path = [unquote(part) for part in tail.split("/") if part]
     db = "0"
     if kind == "sentinel":
         if not path:
@@ -69,10 +69,9 @@ def parse_url(url: str) -> RedisUrl:
         db = path.pop(0) if path else "0"
     else:
         service = ""
-        if path in (["0"], []):
-            path = []
-        else:
+        if path not in ([], ["0"]):
             raise ValueError("cannot name a database: a cluster has one")
+        path = []
     if path or not db.isdecimal():
         raise ValueError("must end with /service/database, the database a number")
     sentinel_user, sentinel_password = (
@@ -296,7 +295,8 @@ class Cluster(OneServer):
             raise
 
     def current(self, slot: int, connection: Connection) -> bool:
-        return self._masters.get(slot) == _where(connection)
+        here = _where(connection)
+        return self._masters.get(slot, here) == here
 
     def lost(self, connection: Connection) -> None:
         self._forget(_where(connection))

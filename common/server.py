@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
@@ -21,6 +22,7 @@ from common.errors import StartFault
 from common.slow_readers import SlowReaders
 
 WS_MAX_BYTES = 4096  # a subscriber has nothing to say
+WS_FRAGMENTS = 64  # of one message; empty ones are not limited by its size
 WS_SEND_BUFFER = 1 << 17  # bytes in the kernel, per subscriber
 MAX_HEAD_BYTES = 1 << 16  # request line and headers, give or take one read
 MAX_URL_BYTES = 1 << 13
@@ -271,7 +273,8 @@ class _JsonHandshake(ServerProtocol):
 
 class JsonWebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's, with refusals in JSON, and one for requests that websockets cannot parse: uvicorn leaves those open.
-    The app finds an event in `scope["extensions"]["writable"]`: wait for it before making a frame, as `send` would
+    Who sends pings without end and reads no pong, fragments without end, or text that is not UTF-8 (a traceback in the
+    log each time) costs no memory and no line. The app finds an event in `scope["extensions"]["writable"]`: wait for it before making a frame, as `send` would
     with the frame in hand. Who does not read is cut off."""
 
     def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
@@ -300,6 +303,32 @@ class JsonWebSocketProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._slow_readers.forget(self.transport)
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # thrown away: only the last of several pings needs an answer
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) < WS_FRAGMENTS:
+            super().handle_cont(event)
+        else:
+            self._fail(CloseCode.POLICY_VIOLATION, "too many fragments")
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text":
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                return self._fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
+        super().send_receive_event_to_app()
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        self.frames = []
+        if not self.close_sent:
+            self.conn.fail(code, reason)
+            self.handle_parser_exception()
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         super().on_task_complete(task)

@@ -19,7 +19,7 @@ log = structlog.get_logger("foretell")
 
 SWEEP_S = 5.0
 RECONNECT_S = 0.2
-LOOKUPS = 512
+LOOKUPS = 64  # at once: a state may be as large as an input and a result together
 
 
 class Ending(Enum):

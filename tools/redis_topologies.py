@@ -139,6 +139,22 @@ class SentinelSet(Topology):
         port = max(votes, key=votes.count)
         return next(node for node in self.nodes if node.port == port)
 
+    def is_whole(self) -> bool:
+        """Whether one node leads, the other follows, and all sentinels agree."""
+        try:
+            primary = self.primary()
+            (other,) = [node for node in self.nodes if node is not primary]
+            found = other.info("replication")
+            return (
+                primary.info("replication")["role"] == "master"
+                and found["role"] == "slave"
+                and found["master_port"] == primary.port
+                and found["master_link_status"] == "up"
+                and all(sentinel.info("sentinel")["master0"]["status"] == "ok" for sentinel in self.sentinels)
+            )
+        except (RedisError, KeyError):
+            return False
+
     def _all(self) -> Sequence[Node]:
         return [*self.nodes, *self.sentinels]
 
@@ -150,16 +166,22 @@ class SentinelSet(Topology):
             wait_for("the sentinels to know each other", partial(_knows_all, sentinel))
 
 
+def _follows(replica: Node) -> bool:
+    return bool(replica.info("replication").get("master_link_status") == "up")
+
+
 def _knows_all(sentinel: Sentinel) -> bool:
     primary = sentinel.info("sentinel")["master0"]
     return bool(primary["slaves"] == 1 and primary["sentinels"] == 3)
 
 
 class ClusterSet(Topology):
-    """Masters that share the slots equally, without replicas."""
+    """Masters that share the slots equally. With `replicas`, each has one, which takes its place when it has been
+    silent for two seconds; without, its slots have nobody then."""
 
-    def __init__(self, folder: Path, masters: int = 3) -> None:
-        ports = free_ports(2 * masters)
+    def __init__(self, folder: Path, masters: int = 3, *, replicas: bool = False) -> None:
+        ports = free_ports(2 * masters * (2 if replicas else 1))
+        self._bus = dict(zip(ports[::2], ports[1::2], strict=True))
         self.nodes = [
             Node(
                 folder / f"node-{port}",
@@ -169,29 +191,37 @@ class ClusterSet(Topology):
                     *("--cluster-port", str(bus)),
                     *("--cluster-node-timeout", "2000"),
                     *("--cluster-require-full-coverage", "no"),
+                    *("--repl-diskless-sync-delay", "0"),
                 ],
             )
-            for port, bus in zip(ports[::2], ports[1::2], strict=True)
+            for port, bus in self._bus.items()
         ]
-        self._bus = dict(zip(ports[::2], ports[1::2], strict=True))
-        self.url = f"redis+cluster://{','.join(f'127.0.0.1:{port}' for port in ports[::2])}"
+        self._masters, self._replicas = self.nodes[:masters], self.nodes[masters:]
+        self.url = f"redis+cluster://{','.join(f'127.0.0.1:{port}' for port in self._bus)}"
 
     def owner(self, partition: int) -> Node:
         """The node that says that it has the keys of this partition. Raises redis-py's errors."""
         slot = slot_of(partition)
         for node in self.nodes:
-            for first, last, (_, port, *_), *_ in node.ask("CLUSTER", "SLOTS"):
+            for first, last, (_, port, *_), *_ in node.ask("CLUSTER", "SLOTS") if node.pid else ():
                 if port == node.port and first <= slot <= last:
                     return node
         raise LookupError(f"nobody has slot {slot}")
+
+    def is_whole(self) -> bool:
+        """Whether every node sees all slots served."""
+        try:
+            return all(self._is_whole(node) for node in self.nodes)
+        except RedisError:
+            return False
 
     def id_of(self, node: Node) -> str:
         found: str = node.ask("CLUSTER", "MYID")
         return found
 
     def _introduce(self) -> None:
-        share = -(-SLOTS // len(self.nodes))
-        for place, node in enumerate(self.nodes):
+        share = -(-SLOTS // len(self._masters))
+        for place, node in enumerate(self._masters):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", place + 1)
             node.ask("CLUSTER", "ADDSLOTSRANGE", place * share, min((place + 1) * share, SLOTS) - 1)
         first = self.nodes[0]
@@ -199,11 +229,14 @@ class ClusterSet(Topology):
             node.ask("CLUSTER", "MEET", "127.0.0.1", first.port, self._bus[first.port])
         for node in self.nodes:
             wait_for("the cluster's nodes to know each other", partial(self._is_whole, node))
+        for node, master in zip(self._replicas, self._masters, strict=False):  # or no replicas at all
+            node.ask("CLUSTER", "REPLICATE", self.id_of(master))
+        for node in self._replicas:
+            wait_for("the replicas to follow", partial(_follows, node))
 
     def _is_whole(self, node: Node) -> bool:
-        return "cluster_state:ok" in _text(node.ask("CLUSTER", "INFO")) and len(
-            node.ask("CLUSTER", "SLOTS")
-        ) == len(self.nodes)
+        info = _text(node.ask("CLUSTER", "INFO"))
+        return all(word in info for word in ("cluster_state:ok", f"cluster_known_nodes:{len(self.nodes)}"))
 
 
 def _text(info: Any) -> str:

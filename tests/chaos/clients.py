@@ -38,8 +38,8 @@ class Broken(Exception):
 
 class Clients:
     """`run(stop, number)` keeps so many of them busy. What they ask is drawn as they get along, so it is not the same
-    in every run of a seed. `certain`: without clients whose outcome is up to chance or time,
-    for servers that may forget a final state when they fail over (the prediction then runs again)."""
+    in every run of a seed. `forgetful`: servers that may forget a final state when they fail
+    over; the prediction then runs again, so only clients whose outcome does not depend on chance or time are let in."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Clients:
         urls: list[str],
         rng: random.Random,
         *,
-        certain: bool = False,
+        forgetful: bool = False,
         poison: float = 0.04,
         wait_s: float = WAIT_S,
     ) -> None:
@@ -57,12 +57,13 @@ class Clients:
         self._urls = urls
         self._rng = rng
         self._poison = poison
-        self._poisons = [p for p in POISONS if not (certain and p == "busy")]
+        self._poisons = [p for p in POISONS if not (forgetful and p == "busy")]
         self._numbers = itertools.count(rng.randrange(1 << 40))
         kinds: list[Callable[[], Awaitable[None]]] = [
             self.synchronous, self.polling, self.long_polling, self.socket, self.put, self.keyed
         ]  # fmt: skip
-        self._kinds = kinds if certain else [*kinds, self.cancelling, self.hanging_up, self.with_deadline]
+        self._forgetful = forgetful
+        self._kinds = kinds if forgetful else [*kinds, self.cancelling, self.hanging_up, self.with_deadline]
 
     async def run(self, stop: asyncio.Event, number: int) -> None:
         self._http = httpx2.AsyncClient(timeout=REQUEST_S, limits=httpx2.Limits(max_connections=None))
@@ -202,7 +203,7 @@ class Clients:
     def _accepted(self, answer: httpx2.Response, input_: dict[str, Any], kind: str) -> str | None:
         """The id, if the answer says that the prediction was accepted."""
         if answer.status_code == 202 or answer.status_code in LATER:
-            prediction_id: str | None = answer.json().get("prediction_id")
+            prediction_id = _kept(answer)
             if prediction_id:
                 self._journal.accepted(prediction_id, input_, kind)
             return prediction_id
@@ -239,8 +240,7 @@ class Clients:
         prediction_id = answer.headers.get("Prediction-Id")
         status = answer.headers.get("Prediction-Status")
         if answer.status_code in (202, *LATER) or (answer.status_code == 504 and status is None):
-            if answer.status_code == 504 or answer.status_code in LATER:
-                prediction_id = answer.json().get("prediction_id")
+            prediction_id = _kept(answer)
             if prediction_id:
                 self._journal.accepted(prediction_id, input_, kind)
                 if follow:
@@ -260,7 +260,7 @@ class Clients:
         until = asyncio.get_running_loop().time() + self._wait_s
         while asyncio.get_running_loop().time() < until:
             with suppress(Broken):
-                ended = self._journal.ended(prediction_id)
+                ended = not self._forgetful and self._journal.ended(prediction_id)
                 answer = await self._send("GET", f"/predict/{prediction_id}", params=params)
                 if answer.status_code == 200:
                     return self._final(prediction_id, answer, kind)
@@ -300,7 +300,7 @@ class Clients:
         """Whether the final frame came."""
         url = f"{self._url().replace('http', 'ws')}/ws/predict/{prediction_id}"
         status = ""
-        ended = self._journal.ended(prediction_id)
+        ended = not self._forgetful and self._journal.ended(prediction_id)
         async with connect(url, proxy=None, max_size=1 << 24, open_timeout=REQUEST_S) as socket:
             async for text in socket:
                 frame = json.loads(text)
@@ -318,3 +318,9 @@ class Clients:
                     answer = frame["output"]["result"] if status == "succeeded" else frame["error"]
                     self._journal.told(prediction_id, Told(status, answer), "socket")
         return status in FINAL
+
+
+def _kept(answer: httpx2.Response) -> str | None:
+    """The id of what was accepted for good: not if the answer says that it is not yet as safe as DURABILITY asks."""
+    body = answer.json()
+    return None if "not yet as safe" in body.get("error", "") else body.get("prediction_id")

@@ -91,6 +91,7 @@ async def kill_server(stage: Stage, rng: random.Random, journal: Journal) -> Non
     server.kill()
     await asyncio.sleep(pause)
     server.start()
+    await stage.whole()  # what is replicated survives the loss of one, not of two
 
 
 async def pause_clients(stage: Stage, rng: random.Random, journal: Journal) -> None:

@@ -79,7 +79,7 @@ async def run(
             journal,
             urls,
             random.Random(f"clients {seed}"),
-            certain=topology == "sentinel",
+            forgetful=topology == "sentinel",
             poison=poison,
             wait_s=wait_s,
         )

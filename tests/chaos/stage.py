@@ -4,7 +4,7 @@ they end, as an orchestrator would do."""
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from tools.embedded_server import EmbeddedServer, free_port
 LEASE_S = 2.0
 SYNC_WAIT_S = 10.0
 START_S = 30.0
+WHOLE_S = 60.0
 STOP_S = 20.0
 SETTINGS = {
     "HOST": "127.0.0.1",
@@ -101,6 +102,7 @@ class Stage:
         self.partitions = 1
         self.servers: list[Any] = []
         self.url = ""
+        self.is_whole: Callable[[], bool] = lambda: True
 
     @property
     def gateways(self) -> list[Member]:
@@ -133,6 +135,12 @@ class Stage:
         member = Member(kind, number, port, env | settings, self.folder, proxy, command)
         self.members.append(member)
         member.start()
+
+    async def whole(self) -> None:
+        """Wait until the servers stand together again. Raises TimeoutError."""
+        async with asyncio.timeout(WHOLE_S):
+            while not await asyncio.to_thread(self.is_whole):
+                await asyncio.sleep(0.1)
 
     def heal(self) -> None:
         """Undo every fault that is still on, except those of the server."""
@@ -186,9 +194,11 @@ async def _open_servers(stage: Stage, stack: AsyncExitStack, topology: str) -> d
     if topology == "cluster":
         cluster = stack.enter_context(ClusterSet(stage.folder / "cluster"))
         stage.servers, stage.url, stage.partitions = cluster.nodes, cluster.url, 3
+        stage.is_whole = cluster.is_whole
         return {}
     sentinels = stack.enter_context(SentinelSet(stage.folder / "sentinel"))
     stage.servers, stage.url = sentinels.nodes, sentinels.url
+    stage.is_whole = sentinels.is_whole
     return {"DURABILITY": "replicated"}
 
 

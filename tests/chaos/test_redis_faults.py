@@ -521,7 +521,6 @@ async def test_disturbed_under_load(
     assert sum(metric(processor, succeeded) for processor in processors) == len(done)
 
 
-@pytest.mark.xfail(strict=True, reason="Link.call: waiting for a busy link is outside of its timeout")
 async def test_a_frozen_server_holds_nobody_up_for_long(
     own: EmbeddedServer, world: Services, partitions: int
 ) -> None:

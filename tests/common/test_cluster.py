@@ -20,7 +20,7 @@ from tests.common.conftest import MakeStore, Processor
 from tests.common.traffic import assert_clean, traffic, unfinished
 from tests.conftest import eventually, wait_until
 from tests.services import LANGUAGE, ROOT, running_services
-from tools.redis_topologies import ClusterSet, Node, slot_of
+from tools.redis_topologies import ClusterSet, Node, free_ports, slot_of
 
 PARTITIONS = 4  # of 0 to 2, each has a master of its own
 DONE = Outcome(Status.SUCCEEDED, b'"done"')
@@ -144,11 +144,15 @@ class TestJobStore:
         await processor.store.leave()
 
     async def test_a_url_that_is_of_another_kind_is_named(
-        self, cluster: ClusterSet, redis_url: str, open_store: MakeStore
+        self, cluster: ClusterSet, tmp_path: Path, open_store: MakeStore
     ) -> None:
         one_of_them = open_store(cluster.nodes[0].url, name="gate", partitions=PARTITIONS)
         with pytest.raises(StoreMisconfigured, match=r"use redis\+cluster://"):
             await one_of_them.prepare()
+        with Node(tmp_path, *free_ports(1)) as single:
+            no_cluster = open_store(f"redis+cluster://127.0.0.1:{single.port}", name="gate")
+            with pytest.raises(StoreMisconfigured, match="use redis://"):
+                await no_cluster.prepare()
 
     async def test_a_subscription_ends_when_a_channel_moves(
         self, cluster: ClusterSet, gateway: JobStore
@@ -244,6 +248,24 @@ class TestServices:
                 wait_until(lambda: load.answered > before + 200, 60)
             wait_until(lambda: unfinished(cluster.nodes) == 0, 30)
         assert_clean(cluster.nodes)
+
+    def test_a_replica_takes_over_under_load(self, tmp_path: Path) -> None:
+        """Only what it has been told is sure: DURABILITY=replicated. Its master comes back as its replica."""
+        with ClusterSet(tmp_path / "servers", replicas=True) as cluster:
+            master = cluster.owner(1)
+            with running_services(cluster.url, tmp_path, partitions=PARTITIONS) as services:
+                gateway = services.gateway(DURABILITY="replicated")
+                services.processor(LEASE_S=3)
+                with traffic(gateway.url) as load:
+                    wait_until(lambda: load.answered > 100, 30)
+                    master.kill()
+                    wait_until(lambda: _owner(cluster, 1) not in (None, master), 30)
+                    master.start()
+                    before = load.answered
+                    wait_until(lambda: load.answered > before + 200, 60)
+                masters = [node for node in cluster.nodes if node.info("replication")["role"] == "master"]
+                wait_until(lambda: unfinished(masters) == 0, 30)
+            assert_clean(masters)
 
     def test_the_contract_holds(self, cluster: ClusterSet, tmp_path: Path) -> None:
         with running_services(cluster.url, tmp_path, partitions=PARTITIONS) as services:
