@@ -53,6 +53,13 @@ class Node(EmbeddedServer):
         with self.client() as client:
             return client.execute_command(*command)
 
+    def role(self) -> str:
+        """One of "master" and "slave", or "" while it does not answer."""
+        try:
+            return str(self.ask("ROLE")[0])
+        except RedisError:
+            return ""
+
     def info(self, section: str) -> dict[str, Any]:
         with self.client() as client:
             found: dict[str, Any] = client.info(section)

@@ -263,7 +263,7 @@ class TestServices:
                     master.start()
                     before = load.answered
                     wait_until(lambda: load.answered > before + 200, 60)
-                masters = [node for node in cluster.nodes if node.info("replication")["role"] == "master"]
+                masters = [node for node in cluster.nodes if node.role() == "master"]
                 wait_until(lambda: unfinished(masters) == 0, 30)
             assert_clean(masters)
 

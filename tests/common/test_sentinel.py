@@ -1,6 +1,7 @@
 """A primary, a replica and three sentinels: which server is asked, and what a failover does to who is at work."""
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -77,6 +78,14 @@ async def announced(gateway: JobStore, ids: set[str]) -> None:
             await asyncio.sleep(0.1)
 
 
+async def submitted(gateway: JobStore, prediction_id: str) -> bool:
+    try:
+        submission = Submission(prediction_id, b"1", watch=True)
+        return (await gateway.submit(submission)).word in ("queued", "known")
+    except StoreUnavailable:
+        return False
+
+
 class TestJobStore:
     async def test_sentinels_that_are_gone_are_passed_over(
         self, sentinels: SentinelSet, open_store: MakeStore
@@ -122,18 +131,9 @@ class TestJobStore:
                 async with asyncio.timeout(FAILOVER_S):
                     while True:
                         await subscription.receive()
-        assert await eventually(lambda: old.info("replication")["role"] == "slave", FAILOVER_S)
+        assert await eventually(lambda: old.role() == "slave", FAILOVER_S)
 
         prediction_id = next(keys.new_ids(gateway.partitions))
-
-        async def submitted() -> bool:
-            try:
-                return (await gateway.submit(Submission(prediction_id, b"1", watch=True))).word in (
-                    "queued",
-                    "known",
-                )
-            except StoreUnavailable:
-                return False
 
         async def finished() -> bool:
             try:
@@ -142,11 +142,28 @@ class TestJobStore:
             except StoreUnavailable:
                 return False
 
-        assert await eventually(submitted, FAILOVER_S)
+        assert await eventually(lambda: submitted(gateway, prediction_id), FAILOVER_S)
         async with asyncio.timeout(FAILOVER_S):
             hearing = asyncio.create_task(announced(gateway, {prediction_id}))
             assert await eventually(finished, FAILOVER_S)
             await hearing
+
+    async def test_a_primary_that_falls_silent_is_left_for_good(
+        self, sentinels: SentinelSet, open_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("common.redis_connections.COMMAND_TIMEOUT_S", 1.0)
+        gateway = open_store(sentinels.url, name="gate")
+        await gateway.prepare()
+        old = sentinels.primary()
+        some = list(islice(keys.new_ids(gateway.partitions), 2))
+        old.send_signal(signal.SIGSTOP)
+        assert await eventually(lambda: submitted(gateway, some[0]), FAILOVER_S)
+        old.send_signal(signal.SIGCONT)
+        assert await eventually(lambda: submitted(gateway, some[1]), FAILOVER_S)
+        assert sentinels.primary() is not old
+        assert await eventually(lambda: old.role() == "slave", FAILOVER_S)
+        for prediction_id in some:
+            assert await gateway.read(prediction_id) is not None
 
 
 class TestServices:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from common import server as server_module
 from common.server import _WholeAnswers, bind, make_server
 from tests.conftest import eventually
 
@@ -94,6 +95,10 @@ async def empty(request: Request) -> Response:
     return Response(status_code=204)
 
 
+async def read(request: Request) -> Response:
+    return Response(str(len(await request.body())))
+
+
 async def in_parts(request: Request) -> Response:
     async def parts() -> AsyncIterator[bytes]:
         for part in (b"HTTP/1.1 ", b"looks like a head\r\n\r\n", b"end"):
@@ -106,8 +111,9 @@ async def in_parts(request: Request) -> Response:
 @asynccontextmanager
 async def connected() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to a real server with these endpoints."""
-    app = Starlette(routes=[Route("/", plain), Route("/empty", empty), Route("/parts", in_parts)])
-    server = make_server(app)
+    routes = [Route("/", plain), Route("/empty", empty), Route("/parts", in_parts)]
+    routes.append(Route("/read", read, methods=["POST"]))
+    server = make_server(Starlette(routes=routes))
     listener = bind("127.0.0.1", 0, variable="PORT")
     port = listener.getsockname()[1]
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -173,3 +179,57 @@ async def test_what_is_not_http_is_told_so_in_json() -> None:
         answer = await reader.read()
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert b'\r\n\r\n{"error":"The request is not valid HTTP/1.1' in answer
+
+
+class TestPatience:
+    """Times are short here; docs/api.md has the real ones."""
+
+    @pytest.fixture(autouse=True)
+    def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(server_module, "HEAD_S", 0.2)
+        monkeypatch.setattr(server_module, "BODY_S", 0.4)
+        monkeypatch.setattr(server_module, "SWEEP_S", 0.02)
+
+    @pytest.mark.parametrize(
+        "begun",
+        [b"GET / HTTP/1.1\r\nhost: x\r\n", b"POST /read HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"],
+        ids=["head", "body"],
+    )
+    async def test_who_stops_half_way_is_told(self, begun: bytes) -> None:
+        async with connected() as (reader, writer):
+            writer.write(begun)
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b'\r\n\r\n{"error":"' in answer
+
+    @pytest.mark.parametrize("said", [b"", b"\r\n" * 5], ids=["nothing", "empty lines"])
+    async def test_who_asks_for_nothing_is_closed(self, said: bytes) -> None:
+        async with connected() as (reader, writer):
+            writer.write(said)
+            assert await reader.read() == b""
+
+    async def test_a_body_that_goes_on_slowly_is_refused_and_one_that_goes_on_is_not(self) -> None:
+        head = b"POST /read HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n"
+        async with connected() as (slow, slow_writer), connected() as (steady, steady_writer):
+            for writer in (slow_writer, steady_writer):
+                writer.write(head)
+            ended = asyncio.create_task(slow.read())
+            left = 100_000
+            while not ended.done():  # a byte now and then, against a KiB
+                slow_writer.write(b"x")
+                steady_writer.write(b"x" * 1024)
+                left -= 1024
+                assert left > 0
+                await asyncio.sleep(0.02)
+            assert ended.result().startswith(b"HTTP/1.1 408 ")
+            steady_writer.write(b"x" * left)
+            assert (await steady.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+
+    async def test_a_connection_between_two_requests_may_be_idle_for_longer(self) -> None:
+        async with connected() as (idle, idle_writer), connected() as (slow, slow_writer):
+            for _ in range(2):
+                idle_writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert (await idle.readuntil(b"{}")).startswith(b"HTTP/1.1 200 ")
+                if not slow.at_eof():
+                    slow_writer.write(b"GET / ")
+                    assert (await slow.read()).startswith(b"HTTP/1.1 408 ")

@@ -72,3 +72,31 @@ def test_origins(start_gateway: Callable[..., Service], allowed: str, origin: st
     assert first_code(gateway, handshake(sent))[0] == (101 if code == 404 else 403)
     preflight = request("OPTIONS /predict", sent, "access-control-request-method: POST")
     assert (b" 200 " in tell(gateway, preflight)[:16]) is (bool(allowed) and code != 403)
+
+
+def counted(gateway: Service) -> set[str]:
+    """The labels of what was answered with 401 and 403."""
+    text = gateway.get("/metrics")[1].decode()
+    lines = [line for line in text.splitlines() if line.startswith("foretell_http_requests_total{")]
+    return {line.partition("{")[2].rpartition("}")[0] for line in lines if 'code="40' in line}
+
+
+def test_refusals_are_counted_under_their_route(start_gateway: Callable[..., Service]) -> None:
+    gateway = start_gateway(API_KEYS=KEY)
+    key = "x-api-key: another"
+    foreign = "origin: https://foreign.example"
+    for sent in (
+        request(f"GET /predict/{ID}"),
+        request("PATCH /dead"),
+        request("GET /dead/nothing/here"),
+        request("POST /predict", key, foreign, "content-length: 0"),
+        handshake(),
+    ):
+        first_code(gateway, sent)
+    assert counted(gateway) == {
+        'code="401",method="GET",route="/predict/{prediction_id}"',
+        'code="401",method="other",route="/dead"',
+        'code="401",method="GET",route="other"',
+        'code="403",method="POST",route="/predict"',
+        'code="401",method="other",route="/ws/predict/{prediction_id}"',
+    }
