@@ -50,7 +50,10 @@ def parse_url(url: str) -> RedisUrl:
         raise ValueError(
             "must start with redis://, redis+sentinel:// or redis+cluster:// (rediss for TLS), or unix://"
         )
+    if "#" in url:
+        raise ValueError("cannot contain #: write %23 for it in a password")
     if not kind:
+        _check_plain(url)
         return RedisUrl("", url)
     if scheme == "unix":
         raise ValueError(f"cannot have a {kind} behind unix://")
@@ -79,18 +82,20 @@ def parse_url(url: str) -> RedisUrl:
         query.pop("sentinel_password", None),
     )
     plain = f"{scheme}://{user}{at}localhost/{db}" + (f"?{urlencode(query)}" if query else "")
+    _check_plain(plain)
     return RedisUrl(kind, plain, addresses, service, sentinel_user, sentinel_password)
 
 
-def _check_plain(url: str, scheme: str) -> None:
-    """Raises ValueError: redis-py's own, later, would show parts of the URL, or take database 0 for what is no number."""
+def _check_plain(url: str) -> None:
+    """Raises ValueError now: redis-py's, later, would show parts of the URL, and it takes database 0 for no number."""
     try:
         connection_settings(url)
     except ValueError:
         text = "must be like redis://user:password@host:port/database, with %2F for / and %3F for ? in a password"
         raise ValueError(text) from None
-    database = urlsplit(url).path.strip("/")
-    if scheme != "unix" and database and not database.isdecimal():
+    parts = urlsplit(url)
+    database = parts.path.strip("/")
+    if parts.scheme != "unix" and database and not database.isdecimal():
         raise ValueError("must end with /database, a number")
 
 

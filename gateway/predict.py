@@ -64,19 +64,18 @@ class Predictions:
                 final.known()
                 state = await self._wait(final, receive, wishes)
         prediction_id = submitted.id
-        status = Status.QUEUED
-        if submitted.word == "known":
-            state, status = await self._join(prediction_id, receive, wishes)
+        if submitted.word == "known" and request.watch:
+            state = await self._join(prediction_id, receive, wishes)
         headers = _id_headers(prediction_id)
         if wishes.applied:
             headers.append((b"preference-applied", wishes.applied))
-        if isinstance(state, JobState) and request.watch:
+        if isinstance(state, JobState):
             await _answer_final(scope, send, prediction_id, input_, state, headers)
         elif state is None and wishes.then_202:
-            if request.watch:  # it has had the time to start
+            now = None
+            if submitted.word == "known" or request.watch:  # it has had the time to start
                 now = await self._gateway.store.read(prediction_id)
-                status = now.status if now else status
-            headers.append(status_header(status))
+            headers.append(status_header(now.status if now else Status.QUEUED))
             await answer(scope, send, 202, accepted_body(prediction_id), headers)
         elif state is None:
             sentence = f"No result within {self._wait_s:g} s: read it at /predict/{prediction_id}."
@@ -126,19 +125,16 @@ class Predictions:
 
     async def _join(
         self, prediction_id: str, receive: Receive, wishes: Wishes
-    ) -> tuple[JobState | Ending | bool | None, Status]:
-        """What `_wait` gives, for a prediction that was submitted before, and its status now."""
-        if wishes.wait_s == 0:
-            now = await self._gateway.store.read(prediction_id)
-            return None, now.status if now else Status.QUEUED
+    ) -> JobState | Ending | bool | None:
+        """What `_wait` gives, for a prediction that was submitted before."""
         with FinalState(self._gateway, prediction_id) as final:
             now = await self._gateway.store.watch(prediction_id)
             if now is None:
-                return Ending.LOST, Status.QUEUED
+                return Ending.LOST
             if now.final:
-                return now, now.status
+                return now
             final.known()
-            return await self._wait(final, receive, wishes), now.status
+            return await self._wait(final, receive, wishes)
 
 
 def _id_headers(prediction_id: str) -> Headers:

@@ -168,8 +168,8 @@ class Child:
         self._send(outcomes)
 
     def _answer_batch(self, texts: list[bytes]) -> None:
-        """One call for all inputs that the hints accept; if it raises, one call each, so that the bad one fails alone.
-        Asking for another try is for all of them."""
+        """One call for all inputs that the hints accept; if it raises, one call each, so that the bad one fails alone,
+        or is the only one tried again later."""
         model = self._model
         self._running = range(len(texts))
         started = time.perf_counter_ns()
@@ -180,8 +180,8 @@ class Child:
         except BaseException as error:
             if self._unwanted:
                 self._send_cancelled(self._unwanted)
-            if len(good) == len(texts) == 1 or _retry_after(error) is not None:
-                self._send([v if isinstance(v, Item) else _failed(error, started) for v in values])
+            if len(texts) == 1:
+                self._send([_failed(error, started)])
             else:
                 self._answer_each(texts)
             return

@@ -555,25 +555,27 @@ class TestRetries:
         assert dead["traceback"].startswith("Traceback")
         assert "def Model(input): raise Busy" in dead["traceback"]
 
-    async def test_a_batch_that_asks_for_it_is_not_tried_one_by_one(
+    async def test_the_mates_of_one_that_asks_for_it_need_no_retry(
         self, client: Client, work: Work, write_model: WriteModel, book: Book
     ) -> None:
+        """The exception of a batch does not say whose it is: they are tried one by one, as after any other."""
         await work(
             write_model("""
                 from book import *
                 class Busy(Exception): retry_after = 0.0
                 class Model:
                     def predict_batch(self, inputs):
-                        note(len(inputs))
-                        if not allowed("go"): allow("go"); raise Busy
+                        note(" ".join(inputs))
+                        if "busy" in inputs: raise Busy
                         return inputs
             """),
             max_batch_wait_ms=FILL_MS,
             max_batch_size=3,
         )
-        assert await client.results("a", "b", "c") == ["a", "b", "c"]
-        assert book.notes[0] == "3"
-        assert "1" not in book.notes
+        first, busy, last = await client.submit("first", "busy", "last")
+        assert [await client.result(i) for i in (first, last)] == ["first", "last"]
+        assert (await client.end(busy)).status == Status.FAILED
+        assert [client.attempt(i) for i in (first, busy, last)] == [1, 3, 1]
 
     @pytest.mark.parametrize("wish", ["None", "'soon'", "-1", "True", "float('nan')", "property(abs)"])
     async def test_what_is_no_number_of_seconds_asks_for_nothing(

@@ -298,6 +298,5 @@ def test_noise_in_frames(running: tuple[Service, str]) -> None:
                 for _ in range(20):
                     client.sendall(flood)
         assert gateway.answers("/livez") == 200
-        print("GROWTH", resident_bytes(gateway) - before)
-    # some megabytes are the allocator's; what was sent would be fifty
+        # some megabytes are the allocator's; what was sent would be fifty
         assert resident_bytes(gateway) - before < 12 << 20
