@@ -375,13 +375,6 @@ class JobStore:
         """What is announced to this process; see `parse_announcement`."""
         return self._connections.subscription([keys.relay(p, self.name) for p in range(self.partitions)])
 
-    async def ping(self) -> None:
-        """Returns if every server answers; raises StoreUnavailable or StoreMisconfigured."""
-        try:
-            await self._everywhere(lambda p: self._connections.link("control", p).command("PING"))
-        except Exception as error:
-            raise translate(error) from error
-
     async def prepare(self) -> None:
         """Check the server and make the consumer groups. Safe to repeat.
 

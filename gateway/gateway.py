@@ -68,7 +68,7 @@ class Gateway:
             return "This gateway waits for Redis."
         if not self.relay.connected.is_set():
             return "The relay does not hear announcements: its connection is being made again."
-        await self.store.ping()
+        await self.store.ring()  # it writes: a server that only answers will not do
         return None
 
     def drain(self) -> None:

@@ -15,7 +15,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from common import keys
-from common.errors import StoreUnavailable
+from common.errors import StoreMisconfigured, StoreUnavailable
 from common.job_store import JobState, JobStore
 from common.states import Status
 from gateway.answers import prediction_body
@@ -55,7 +55,7 @@ class PredictionSocket:
                 return await _say(send, NOT_FOUND, UNKNOWN)
             try:
                 await self._serve(prediction_id, scope, receive, send)
-            except StoreUnavailable:
+            except (StoreUnavailable, StoreMisconfigured):
                 await _say(send, STORE_AWAY, TRY_AGAIN)
 
     async def _serve(self, prediction_id: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,7 +133,7 @@ class Subscriber:
                     code = await self._send_one(self._news.pop(0))
                     if code is not None:
                         return await _close(self._send, code)  # and `_sending` stays: nothing may follow
-            except StoreUnavailable:
+            except (StoreUnavailable, StoreMisconfigured):
                 return await _say(self._send, STORE_AWAY, TRY_AGAIN)
             self._sending = None
 

@@ -28,6 +28,7 @@ log = structlog.get_logger("foretell")
 SETUP_LIMIT_S = 3600.0  # loading weights may take long, but not for ever
 STOP_LIMIT_S = 5.0  # for the user's teardown
 LINE_LIMIT = 8192
+SECRETS = {"REDIS_URL", "API_KEYS"}  # what a model has no business to know
 
 
 class State(Enum):
@@ -72,6 +73,7 @@ class ModelProcess:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,  # a group of its own, see _end
+                env={name: value for name, value in os.environ.items() if name not in SECRETS},
                 pass_fds=(theirs.fileno(),),
             )
         self._prints = [

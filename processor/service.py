@@ -42,7 +42,7 @@ class Processor:
             return "The model is loading."
         if self.worker.stopping:
             return "This processor is stopping."
-        await self.store.ping()
+        await self.store.ring()
         return None
 
 

@@ -100,7 +100,7 @@ class Worker:
                     claim.cancel()  # what it was being given, `leave` gives back
                 await asyncio.wait(self._claims)
                 # an answer means that the server saw our readers go: what we give back is not delivered to them
-                await self._store.ping()
+                await self._store.ring()
                 await self._give_back_uncounted(self._batcher.clear())
                 while self._in_hand:
                     self._room.clear()

@@ -367,6 +367,8 @@ async def test_read_only(own: EmbeddedServer, raw: Any, world: Services, partiti
             refused = str(uuid.uuid4())
             assert_refused(await put(client, refused, 1))
             assert_refused(await client.post("/predict", json={"input": 1}))
+            assert not gateway.is_ready()
+            assert not processor.is_ready()
             await eventually(lambda: metric(processor, "foretell_predict_seconds_count") == 3)
             assert metric(processor, "foretell_in_hand") == 3  # they have ended, and none can be recorded
             if how == "a replica":

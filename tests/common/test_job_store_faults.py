@@ -42,7 +42,6 @@ async def everything(gateway: JobStore, processor: Processor) -> dict[str, Calla
         "revive": lambda: gateway.revive(SUBMISSION.id),
         "forget": lambda: gateway.forget(SUBMISSION.id),
         "cancel": lambda: gateway.cancel(SUBMISSION.id, "Prediction cancelled."),
-        "ping": gateway.ping,
         "remove_dead_consumers": lambda: gateway.remove_dead_consumers(idle_s=60),
         "leave": store.leave,
         "prepare": gateway.prepare,

@@ -16,13 +16,15 @@ async def test_a_job_that_was_not_finished_is_found(gateway: JobStore, a: Proces
     prediction_id = next(keys.new_ids(1))
     await gateway.submit(Submission(prediction_id, b"1"))
     stream, job = keys.jobs(0), keys.job(prediction_id, 1)
-    assert leftovers(raw) == [f"1 entries in {stream}", f"{job} (queued) without a TTL"]
+    unfinished = f"1 unfinished jobs in {keys.tag(0)}:counts:default"
+    assert leftovers(raw) == [f"1 entries in {stream}", f"{job} (queued) without a TTL", unfinished]
     await a.store.claim(a.readers[0], 1)
     assert leftovers(raw) == [
         f"1 entries in {stream}",
         f"1 pending entries in {stream}",
         f"consumer proc-a of {stream}",
         f"{job} (processing) without a TTL",
+        unfinished,
     ]
 
 

@@ -614,6 +614,20 @@ class TestRetries:
         assert await client.result(prediction_id) == "long"
 
 
+async def test_a_model_does_not_see_our_secrets(
+    client: Client, work: Work, write_model: WriteModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REDIS_URL", "API_KEYS", "ITS_OWN"):
+        monkeypatch.setenv(name, "redis://:secret@nowhere:1/0")
+    await work(
+        write_model("""
+            import os
+            def Model(input): return sorted(set(os.environ) & {"REDIS_URL", "API_KEYS", "ITS_OWN"})
+        """)
+    )
+    assert await client.results("which") == [["ITS_OWN"]]
+
+
 class TestLeases:
     async def test_a_long_prediction_is_kept(
         self, client: Client, work: Work, write_model: WriteModel, book: Book
