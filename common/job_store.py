@@ -434,7 +434,7 @@ class JobStore:
     async def ring(self) -> Tide:
         """Do what is due: expire jobs past their deadline, queue retries whose time has come."""
         tides = await self._everywhere(
-            lambda p: _RING(self._connections.link("alarms", p), p, self._ttl, RING_JOBS)
+            lambda p: _RING(self._connections.link("control", p), p, self._ttl, RING_JOBS)
         )
         alarms = [int(next_us) / 1e6 for next_us, _, _ in tides if next_us]
         return Tide(min(alarms, default=None), sum(tide[1] for tide in tides), sum(tide[2] for tide in tides))

@@ -67,8 +67,10 @@ class Worker:
         self._work = asyncio.Event()  # something waits for a model process
         self._room = asyncio.Event()  # something may be claimed
         self._end = asyncio.Event()  # something ended and must be recorded
-        # no reclaiming before this time: after an outage or a start, jobs of the living look abandoned too
-        self._reclaim_from = time.monotonic() + self._lease_s
+        now = time.monotonic()
+        self._heard = [now] * store.partitions  # when each partition's server last answered
+        # no reclaiming before these times: after a start or a long outage, jobs of the living look abandoned too
+        self._reclaim_from = [now + self._lease_s] * store.partitions
         self._running: dict[ModelProcess, HandOver] = {}
         self.stopping = False
         metrics.IN_HAND.set_function(lambda: len(self._in_hand))
@@ -119,7 +121,7 @@ class Worker:
     # -- claim and start
 
     async def _claim_forever(self, reader: Reader) -> None:
-        next_reclaim = 0.0
+        next_reclaim, p = 0.0, reader.partition
         while True:
             room = self._free()
             if room <= 0:
@@ -128,15 +130,16 @@ class Worker:
                 continue
             now = time.monotonic()
             try:
-                if now >= max(next_reclaim, self._reclaim_from):
+                if now >= max(next_reclaim, self._reclaim_from[p]):
                     next_reclaim = now + self._lease_s / 4
                     jobs = await self._store.reclaim(reader, room, idle_s=self._lease_s)
                 else:
                     jobs = await self._store.claim(reader, room)
             except StoreUnavailable:
-                self._server_was_away()
+                self._not_heard({p})
                 await asyncio.sleep(RETRY_S)
                 continue
+            self._heard[p] = time.monotonic()
             if self._take_in(await self._without_surplus(jobs)):
                 await self._let_collect()
 
@@ -188,8 +191,14 @@ class Worker:
             self._work.set()
         return bool(new)
 
-    def _server_was_away(self) -> None:
-        self._reclaim_from = time.monotonic() + self._lease_s
+    def _not_heard(self, partitions: Iterable[int]) -> None:
+        """Their servers did not answer. Leases are renewed every quarter, so after less than half of one without an
+        answer the living still renew in time, and nothing need be put off: else a network that breaks again and
+        again would keep the jobs of the dead for ever."""
+        now = time.monotonic()
+        for p in partitions:
+            if now - self._heard[p] > self._lease_s / 2:
+                self._reclaim_from[p] = now + self._lease_s
 
     # -- predict
 
@@ -296,7 +305,7 @@ class Worker:
                     await self._record(ended)
                 except StoreUnavailable:
                     self._ended = ended + self._ended
-                    self._server_was_away()
+                    self._not_heard({job.partition for job, _ in ended})
                     await asyncio.sleep(RETRY_S)
 
     async def _record(self, ended: list[tuple[Job, Outcome | float]]) -> None:
@@ -327,11 +336,15 @@ class Worker:
             await asyncio.sleep(self._lease_s / 4)
             if not self._in_hand:
                 continue
+            jobs = list(self._in_hand.values())
+            partitions = {job.partition for job in jobs}
             try:
-                lost = await self._store.extend(list(self._in_hand.values()))
+                lost = await self._store.extend(jobs)
             except StoreUnavailable:
-                self._server_was_away()
+                self._not_heard(partitions)
                 continue
+            for p in partitions:
+                self._heard[p] = time.monotonic()
             for job in lost:
                 if job.id in self._in_hand:  # else it was recorded while we asked
                     metrics.LEASES_LOST.inc()

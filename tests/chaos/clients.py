@@ -20,7 +20,9 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 from tests.chaos.journal import FINAL, Journal, Told
 from tests.chaos.stage import SYNC_WAIT_S
 
-WAIT_S = 60.0  # longer than all that a fault may cost: downtime, lease, restart, a few attempts
+WAIT_S = (
+    90.0  # longer than what all faults together may cost: downtimes, leases, restarts, six attempts that hang
+)
 REQUEST_S = SYNC_WAIT_S + 10.0
 PAUSE_S = 0.1
 POISONS = ("crash", "hang", "raise", "rubbish", "busy", "large")

@@ -28,8 +28,9 @@ FILES_SLACK = 24
 Broken = dict[str, list[str]]
 
 POISON_ERRORS = {
-    "crash": r"the model process exited with code 7|given up",
-    "hang": r"ran longer than|given up",
+    # a fault may end the last attempt
+    "crash": r"the model process exited with code 7|was killed|given up",
+    "hang": r"ran longer than|was killed|given up",
     "raise": r"ValueError: \d+ is not to my taste",
     "rubbish": r"the result is not JSON",
     "busy": r"Busy: come back",
