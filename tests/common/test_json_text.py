@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.json_text import MAX_DEPTH, NoInput, NotJson, dumps, input_of, loads
+from common.json_text import MAX_DEPTH, NoInput, NotJson, dumps, input_of, loads, same_value
 
 numbers = st.integers(-(2**200), 2**200) | st.floats(allow_nan=False, allow_infinity=False)
 # without lone surrogates, which are not Unicode text
@@ -172,3 +172,20 @@ class TestInputOf:
         deep = b"[" * 240 + b"1234567890123456789012" + b"]" * 240
         assert input_of(b'{"input":' + deep + b"}") == deep
         assert input_of(b'{"more":1,"input":' + deep + b"}") == deep
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (b'{"a":1,"b":2}', b'{ "b" : 2, "a": 1 }', True),
+        (b"[1,2]", b"[2,1]", False),
+        (b"1", b"1.0", False),
+        (b"1", b"true", False),
+        (b'""', b"null", False),
+        (b'"\\u00e9"', '"é"'.encode(), True),
+        (b"123456789012345678901", b"123456789012345678902", False),
+        (b"123456789012345678901", b" 123456789012345678901", True),
+    ],
+)
+def test_the_same_value_in_other_bytes(one: bytes, other: bytes, same: bool) -> None:
+    assert same_value(one, other) is same

@@ -6,6 +6,7 @@ import socket
 import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -39,6 +40,21 @@ class Api:
         """POST /predict with any body."""
         more = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
         return self.http.post("/predict", content=body, headers=[*JSON.items(), *more])
+
+    def put(
+        self, prediction_id: str, value: Any, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> Answer:
+        """PUT /predict/{id} with `value` as input."""
+        body = json.dumps({"input": value}).encode()
+        return self.http.put(f"/predict/{prediction_id}", content=body, headers={**JSON, **headers})
+
+    def dead(self, query: str = "") -> dict[str, Any]:
+        """By id, what GET /dead lists."""
+        answer = self.http.get(f"/dead{query}")
+        assert answer.status_code == 200, answer.text
+        check_headers(answer)
+        assert set(answer.json()) == {"dead", "next"}
+        return {one["prediction_id"]: one for one in answer.json()["dead"]}
 
     def submit(self, value: Any) -> str:
         """The id of a prediction that was accepted asynchronously."""

@@ -3,6 +3,8 @@
 Beside the moods of examples/moody.py an input may have
     "ran": a file to make when the model sees the input
     "after": a file whose making the call waits for
+    "calls": a file that gets a line with each call
+    "busy": a number of seconds after which to try again, unless "after" has come into being
 """
 
 import time
@@ -11,8 +13,19 @@ from pathlib import Path
 from examples.moody import Moody
 
 
+class Busy(Exception):
+    def __init__(self, seconds: float):
+        super().__init__("come back")
+        self.retry_after = seconds
+
+
 class Patient(Moody):
     def predict(self, input: dict):
+        if "calls" in input:
+            with open(input["calls"], "a") as calls:
+                calls.write("call\n")
+        if "busy" in input and not Path(input.get("after", "")).is_file():
+            raise Busy(input["busy"])
         if "ran" in input:
             Path(input["ran"]).touch()
         while "after" in input and not Path(input["after"]).exists():
