@@ -37,6 +37,7 @@ BASE_URL = os.environ.get("BASE_URL")
 MODELS = Path(__file__).with_name("models.py")
 PATIENT = f"{MODELS}:Patient"
 PATIENT_BATCH = f"{MODELS}:PatientBatch"
+PATIENT_ASYNC = f"{MODELS}:PatientAsync"
 
 IDLE_BODY_BYTES = 10_000
 

@@ -100,6 +100,8 @@ class TestIdempotencyKey:
             answers = clients.map(lambda i: gateways[i % 2].post(value, headers), range(32))
             (prediction_id,) = {accepted(answer) for answer in answers}
         assert gateways[1].result(prediction_id) == {"value": 1}
+        for gateway in gateways:
+            refused(gateway.post({"value": 2}, headers), 422, prediction_id=prediction_id)
         assert (tmp_path / "calls").read_text() == "call\n"
 
     def test_another_input_conflicts(self, idle: Local) -> None:
@@ -107,6 +109,12 @@ class TestIdempotencyKey:
         prediction_id = accepted(idle.post(1, headers))
         assert "Idempotency-Key" in refused(idle.post(2, headers), 422, prediction_id=prediction_id)
         assert accepted(idle.post(2, key() | ASYNC)) != prediction_id
+
+    def test_a_key_may_be_long(self, idle: Local) -> None:
+        headers = {"Idempotency-Key": f"{uuid.uuid4()}".ljust(255, "x")} | ASYNC
+        other = {"Idempotency-Key": headers["Idempotency-Key"][:-1]} | ASYNC
+        assert accepted(idle.post(1, headers)) == accepted(idle.post(1, headers))
+        assert accepted(idle.post(1, headers)) != accepted(idle.post(1, other))
 
     @pytest.mark.parametrize("bad", ["", "x" * 256])
     def test_a_bad_key_is_refused(self, api: Api, bad: str) -> None:

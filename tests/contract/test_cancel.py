@@ -23,7 +23,7 @@ from tests.contract.api import (
     state,
     succeeded,
 )
-from tests.contract.conftest import PATIENT, PATIENT_BATCH, Local
+from tests.contract.conftest import PATIENT, PATIENT_ASYNC, PATIENT_BATCH, Local
 from tests.contract.test_read import MALFORMED, UNKNOWN
 
 
@@ -90,6 +90,38 @@ def test_a_running_one_is_stopped(moody: Local, tmp_path: Path) -> None:
     # there is one model process: it must have been freed
     assert succeeded(moody.post({"value": 1}), {"value": 1}) == {"value": 1}
     state(moody.read(prediction_id), prediction_id, value, "cancelled")
+
+
+@pytest.mark.parametrize(("model", "stays"), [(PATIENT, False), (PATIENT_ASYNC, True)], ids=["sync", "async"])
+def test_only_a_model_that_cannot_stop_by_itself_loses_its_process(
+    start: Callable[..., Local], tmp_path: Path, model: str, stays: bool
+) -> None:
+    api = start(model=model)
+    first, second = tmp_path / "first", tmp_path / "second"
+    prediction_id = api.submit({"ran": str(first), "after": str(tmp_path / "never")})
+    process = wait_until(lambda: first.exists() and first.read_text())
+    assert api.cancel(prediction_id).status_code == 200
+    assert api.post({"ran": str(second)}).status_code == 200
+    assert (second.read_text() == process) is stays
+
+
+def test_one_that_waits_for_its_retry_is_not_tried_again(moody: Local, tmp_path: Path) -> None:
+    value = {"busy": 1, "calls": str(tmp_path / "calls")}
+    prediction_id = moody.submit(value)
+    wait_until(lambda: (tmp_path / "calls").exists() and waits(moody, prediction_id))
+    state(moody.cancel(prediction_id), prediction_id, value, "cancelled")
+    later = {
+        "busy": 0.5,
+        "calls": str(tmp_path / "others"),
+    }  # its retry is due after the other would have been
+    assert moody.post(later).status_code == 500
+    assert (tmp_path / "others").read_text() == "call\n" * 2
+    assert (tmp_path / "calls").read_text() == "call\n"
+    assert prediction_id not in moody.dead()
+
+
+def waits(api: Api, prediction_id: str) -> bool:
+    return api.read(prediction_id).headers["prediction-status"] == "queued"
 
 
 def test_a_running_one_does_no_harm_to_its_batch(

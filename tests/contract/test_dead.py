@@ -1,12 +1,14 @@
 """Retries that a model asks for, and `/dead`: what was given up."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.contract.api import accepted, named, refused, succeeded
-from tests.contract.conftest import Local
+from tests.conftest import wait_until
+from tests.contract.api import accepted, named, not_found, refused, succeeded
+from tests.contract.conftest import PATIENT, Local
 from tests.contract.test_again import new_id
 
 CRASH = {"mood": "segfault"}
@@ -21,8 +23,7 @@ def given_up(moody: Local, value: object = CRASH) -> str:
 def test_a_retry_succeeds_when_the_time_has_come(moody: Local, tmp_path: Path) -> None:
     value = {"value": 1, "busy": 1, "after": str(tmp_path / "go"), "calls": str(tmp_path / "calls")}
     prediction_id = moody.submit(value)
-    while not (tmp_path / "calls").exists():
-        time.sleep(0.005)
+    wait_until((tmp_path / "calls").exists)
     (tmp_path / "go").touch()
     assert moody.result(prediction_id) == {"value": 1}
     assert (tmp_path / "calls").read_text() == "call\n" * 2
@@ -39,6 +40,14 @@ def test_the_last_one_is_final_and_dead(moody: Local) -> None:
     assert abs(dead.pop("given_up_at") - time.time()) < 60
     assert dead.pop("processor")
     assert dead == {"prediction_id": prediction_id, "input": {"busy": 0}, "error": sentence, "attempts": 2}
+
+
+def test_what_kills_its_process_each_time_is_dead(moody: Local) -> None:
+    answer = moody.post(CRASH)
+    prediction_id = named(answer)
+    sentence = refused(answer, 500, prediction_id=prediction_id)
+    dead = moody.dead()[prediction_id]
+    assert (dead["input"], dead["error"], dead["attempts"]) == (CRASH, sentence, 2)
 
 
 def test_an_exception_that_asks_for_nothing_is_final_and_not_dead(moody: Local) -> None:
@@ -105,3 +114,27 @@ def test_a_retry_of_what_lives_is_refused(moody: Local) -> None:
     answer = moody.post({"value": 1})
     succeeded(answer, {"value": 1})
     refused(moody.http.post(f"/dead/{named(answer)}/retry"), 404)
+
+
+def test_a_retry_of_what_was_submitted_again_is_refused(start: Callable[..., Local], tmp_path: Path) -> None:
+    api = start(model=PATIENT, MAX_ATTEMPTS=1, RESULT_TTL_S=1)
+    prediction_id, value = new_id(), {"busy": 0, "after": str(tmp_path / "go"), "value": 1}
+    refused(api.put(prediction_id, value), 500, prediction_id=prediction_id)
+    wait_until(lambda: api.read(prediction_id).status_code == 404)
+    assert prediction_id in api.dead()  # they outlive their results
+    (tmp_path / "go").touch()
+    succeeded(api.put(prediction_id, value), value)
+    refused(api.http.post(f"/dead/{prediction_id}/retry"), 409, prediction_id=prediction_id)
+    assert prediction_id in api.dead()
+
+
+def test_a_retry_after_its_result_is_gone(start: Callable[..., Local], tmp_path: Path) -> None:
+    api = start(model=PATIENT, MAX_ATTEMPTS=1, RESULT_TTL_S=1)
+    value = {"busy": 0, "after": str(tmp_path / "go"), "value": 1}
+    prediction_id = given_up(api, value)
+    wait_until(lambda: api.read(prediction_id).status_code == 404)
+    (tmp_path / "go").touch()
+    assert accepted(api.http.post(f"/dead/{prediction_id}/retry")) == prediction_id
+    assert api.result(prediction_id) == {"value": 1}
+    wait_until(lambda: api.read(prediction_id).status_code == 404)  # the new result has a time, too
+    not_found(api.read(prediction_id))

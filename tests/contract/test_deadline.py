@@ -1,12 +1,13 @@
 """Prediction-Deadline: past it nobody works on a prediction any more, and everybody is told."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import wait_until
-from tests.contract.api import TEXT, Api, accepted, named, refused, state, succeeded
+from tests.contract.api import TEXT, Api, accepted, named, news, refused, state, succeeded
 from tests.contract.conftest import PATIENT, PATIENT_BATCH, Local
 
 SOON = {"Prediction-Deadline": "200ms"}
@@ -56,6 +57,31 @@ def test_one_that_passed_never_starts(
     start_processor(PATIENT)
     assert succeeded(gateway.post({"value": 1}), {"value": 1}) == {"value": 1}
     assert not (tmp_path / "ran").exists()
+
+
+def test_all_who_wait_for_a_running_one_are_told(moody: Local, tmp_path: Path) -> None:
+    value = {"ran": str(tmp_path / "ran"), "after": str(tmp_path / "never")}
+    with ThreadPoolExecutor() as client:
+        waiting = client.submit(moody.post, value, {"Prediction-Deadline": "2s"})
+        wait_until((tmp_path / "ran").exists)
+        prediction_id = moody.id_of(value)
+        frames, code = moody.all_frames(prediction_id)
+        answer = waiting.result()
+    assert "deadline" in refused(answer, 504, prediction_id=prediction_id)
+    assert answer.headers["prediction-status"] == "expired"
+    news(frames[-1], prediction_id, value, "expired")
+    assert code == 1000
+    state(moody.read(prediction_id), prediction_id, value, "expired")
+    # there is one model process: it must have been freed
+    assert succeeded(moody.post({"value": 1}), {"value": 1}) == {"value": 1}
+
+
+def test_one_that_passes_while_it_waits_for_its_retry(moody: Local, tmp_path: Path) -> None:
+    value = {"busy": 60, "calls": str(tmp_path / "calls")}
+    answer = moody.post(value, {"Prediction-Deadline": "2s"})
+    assert "deadline" in refused(answer, 504, prediction_id=named(answer))
+    assert (tmp_path / "calls").read_text() == "call\n"
+    assert named(answer) not in moody.dead()
 
 
 def test_a_running_one_is_stopped_and_its_batch_succeeds(

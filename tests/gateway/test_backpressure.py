@@ -1,15 +1,20 @@
 """What is too much is refused before anything is stored, and the answer says when to come back."""
 
 import asyncio
+import uuid
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx2
 import pytest
+from redis import Redis
 
 from common.alarm_clock import RETRY_AFTER_S, AlarmClock
 from common.job_store import JobStore, Tide
-from tests.services import MOODY, Service
+from tests.conftest import eventually
+from tests.contract.conftest import PATIENT
+from tests.services import Service
 
 Start = Callable[..., Service]
 
@@ -48,22 +53,44 @@ async def test_a_queue_takes_exactly_its_limit_from_two_gateways_at_once(
         await client.aclose()
 
 
+async def test_a_retry_that_waits_has_its_place_in_the_queue(
+    start_gateway: Start, start_processor: Start, partitions: int, tmp_path: Path
+) -> None:
+    gateway = start_gateway(MAX_QUEUE=partitions)  # one each
+    start_processor(PATIENT)
+    first, second = (f"/predict/{str(uuid.uuid4())[:-2]}00" for _ in range(2))  # in the same partition
+    busy = {"input": {"busy": 60, "calls": str(tmp_path / "calls")}}
+    async with httpx2.AsyncClient(base_url=gateway.url, timeout=30) as client:
+
+        async def waits_for_its_retry() -> bool:
+            status = (await client.get(first)).headers["Prediction-Status"]
+            return (tmp_path / "calls").exists() and status == "queued"
+
+        assert (await client.put(first, json=busy, headers=ASYNC)).status_code == 202
+        await eventually(waits_for_its_retry)
+        assert (await client.put(second, json={"input": {}})).status_code == 429
+        assert (await client.get(second)).status_code == 404
+        assert (await client.delete(first)).status_code == 200
+        assert (await client.put(second, json={"input": {}})).status_code == 200
+
+
 async def test_a_gateway_takes_no_more_at_a_time_than_it_should(
-    start_gateway: Start, start_processor: Start
+    start_gateway: Start, start_processor: Start, redis_url: str, tmp_path: Path
 ) -> None:
     gateway = start_gateway(MAX_IN_FLIGHT=3)
-    start_processor(MOODY)
-    slow = {"mood": "slow", "seconds": 0.5}
+    start_processor(PATIENT)
     async with httpx2.AsyncClient(base_url=gateway.url, timeout=30) as client:
-        answers = await asyncio.gather(*[post(client, slow) for _ in range(10)])
-        codes = Counter(answer.status_code for answer in answers)
-        assert codes[200] >= 3
-        assert set(codes) == {200, 503}
-        for answer in answers:
-            if answer.status_code == 503:
-                assert answer.headers["Retry-After"] == "1"
-                assert "prediction_id" not in answer.json()
-        assert (await post(client, {"value": 1})).json()["result"] == {"value": 1}
+        held = [post(client, {"value": n, "after": str(tmp_path / "go")}) for n in range(3)]
+        await eventually(lambda: b"foretell_waiters 3.0" in gateway.get("/metrics")[1])
+        for answer in await asyncio.gather(*[post(client, "too much") for _ in range(5)]):
+            assert answer.status_code == 503
+            assert answer.headers["Retry-After"] == "1"
+            assert set(answer.json()) == {"error"}
+        (tmp_path / "go").touch()
+        assert [(await answer).json()["result"] for answer in held] == [{"value": n} for n in range(3)]
+        with Redis.from_url(redis_url) as server:
+            assert len(list(server.scan_iter("*:job:*"))) == 3
+        assert (await post(client, {"value": 4})).json()["result"] == {"value": 4}
 
 
 def learned(*tides: tuple[float, int, int]) -> AlarmClock:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import HttpError
-from gateway.requests import MAX_WAIT_S, Wishes, read_body, read_wait, read_wishes
+from gateway.requests import MAX_DEADLINE_US, MAX_WAIT_S, Wishes, read_body, read_wait, read_wishes
 
 SYNC = Wishes()
 ASYNC = Wishes(wait_s=0.0, then_202=True)
@@ -80,6 +80,40 @@ def test_headers(text: str, wishes: Wishes) -> None:
         ),
         *(
             (
+                f"Idempotency-Key: {value}",
+                400,
+                "Idempotency-Key must be one string of 1 to 255 bytes.",
+            )
+            for value in ("", " \t ", "x" * 256, "a\nIdempotency-Key: a")
+        ),
+        *(
+            (
+                f"Prediction-Deadline: {value}",
+                400,
+                "Prediction-Deadline must be one time such as 500ms, 30s or 5m, at most 10080m.",
+            )
+            for value in (
+                *(
+                    "",
+                    "30",
+                    "s",
+                    "0s",
+                    "0.0000m",
+                    "-1s",
+                    "+1s",
+                    "1h",
+                    "1 s",
+                    "1e3s",
+                    "²s",
+                    ".5s",
+                    "5.s",
+                    "nans",
+                ),
+                *("10080.1m", "1000000000ms", "1s, 2s", "1s\nPrediction-Deadline: 1s"),
+            )
+        ),
+        *(
+            (
                 f"Content-Type: {kind}",
                 415,
                 "The body must be JSON: send the header 'Content-Type: application/json'.",
@@ -92,6 +126,36 @@ def test_refused_headers(text: str, code: int, sentence: str) -> None:
     with pytest.raises(HttpError) as error:
         read_wishes(headers(text))
     assert (error.value.code, error.value.sentence) == (code, sentence)
+
+
+@pytest.mark.parametrize(
+    ("text", "us"),
+    [
+        ("500ms", 500_000),
+        ("30s", 30_000_000),
+        ("5m", 300_000_000),
+        ("1.5S", 1_500_000),
+        (" 2s\t", 2_000_000),
+        ("0.001ms", 1),
+        ("604800s", MAX_DEADLINE_US),
+        ("10080m", MAX_DEADLINE_US),
+    ],
+)
+def test_deadline(text: str, us: int) -> None:
+    assert read_wishes(headers(f"Prediction-Deadline: {text}")) == Wishes(deadline_us=us)
+
+
+def key_of(text: str) -> str:
+    return read_wishes(headers(f"Idempotency-Key: {text}")).key
+
+
+def test_key() -> None:
+    """Kept as a digest; spaces around it are not part of a header's value."""
+    texts = ["a", "A", "0", '"a"', "a b, c", "ü", "x" * 254, "x" * 255]
+    digests = {key_of(text) for text in texts}
+    assert {len(digest) for digest in digests} == {32}
+    assert len(digests) == len(texts)
+    assert key_of("  a\t") == key_of("a")
 
 
 @pytest.mark.parametrize(
