@@ -36,9 +36,10 @@ chaos: $(VENV)/installed-dev  ## Break everything for a while and count what was
 
 lock: $(PYTHON)  ## Resolve pyproject.toml into requirements/*.txt again, newest versions
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(COMPILE) -o requirements/base.txt
-	@$(COMPILE) --extra demo --extra embedded -o requirements/run.txt
-	@$(COMPILE) --extra demo --extra embedded --extra dev -o requirements/dev.txt
+	@$(COMPILE) --extra otel -o requirements/gateway.txt
+	@$(COMPILE) --extra otel --extra demo -o requirements/processor.txt
+	@$(COMPILE) --extra otel --extra demo --extra embedded -o requirements/run.txt
+	@$(COMPILE) --extra otel --extra demo --extra embedded --extra dev -o requirements/dev.txt
 
 clean:  ## Remove what the other verbs made, except the predictions in .data
 	rm -rf $(VENV) build dist *.egg-info .coverage* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
