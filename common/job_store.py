@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 import structlog
@@ -24,6 +24,9 @@ from common.group_commit import GroupCommit
 from common.redis_connections import BLOCK_S, Command, Connections, Link, Subscription, translate
 from common.settings import CommonSettings
 from common.states import FINAL, Status
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 log = structlog.get_logger("foretell")
 
@@ -46,13 +49,14 @@ _WAITS: dict[Durability, Command | None] = {
 
 class Submission(NamedTuple):
     """A job to be: `input` is JSON text; `watch` tells this process its end; past `deadline_us` from now it expires;
-    `key` is the digest of an Idempotency-Key."""
+    `key` is the digest of an Idempotency-Key, `trace` the request's trace context (see `common.tracing`)."""
 
     id: str
     input: bytes
     watch: bool = False
     deadline_us: int | None = None
     key: str = ""
+    trace: str = ""
 
 
 class Submitted(NamedTuple):
@@ -75,6 +79,9 @@ class Job:
     attempt: int
     input: bytes
     queue_us: int
+    trace: str = ""
+    started: float = 0.0  # by the processor's monotonic clock
+    span: "Span | None" = None
     dropped: bool = False  # cancelled, or its lease was lost: nobody wants its result
 
 
@@ -111,6 +118,19 @@ class Tide(NamedTuple):
     next_s: float | None
     unfinished: int
     finished: int
+
+
+class Measure(NamedTuple):
+    """The queue now: jobs `unfinished` (waiting and `running`), `dead`, processors in the group, seconds that the next
+    in line has waited (None: none waits). Since the server was empty: jobs by final state, and jobs given up."""
+
+    unfinished: int
+    running: int
+    dead: int
+    processors: int
+    oldest_s: float | None
+    finished: dict[Status, int]
+    given_up: int
 
 
 class JobState(NamedTuple):
@@ -167,6 +187,7 @@ _WATCH = _Script("watch")
 _LEAVE = _Script("leave")
 _RING = _Script("ring")
 _REVIVE = _Script("revive")
+_MEASURE = _Script("measure")
 
 _STATUS = {status.value.encode(): status for status in Status}
 
@@ -439,6 +460,23 @@ class JobStore:
         alarms = [int(next_us) / 1e6 for next_us, _, _ in tides if next_us]
         return Tide(min(alarms, default=None), sum(tide[1] for tide in tides), sum(tide[2] for tide in tides))
 
+    async def measure(self) -> Measure:
+        """The state of the queue, all partitions together; it changes nothing."""
+        parts = await self._everywhere(lambda p: _MEASURE(self._connections.link("control", p), p))
+        unfinished, running, dead, processors, oldest, *ended, given_up = zip(*parts, strict=True)
+        waited = [int(us) / 1e6 for us in oldest if us]
+        statuses = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.EXPIRED)
+        finished = {status: sum(numbers) for status, numbers in zip(statuses, ended, strict=True)}
+        return Measure(
+            sum(unfinished),
+            sum(running),
+            sum(dead),
+            max(processors),
+            max(waited, default=None),
+            finished,
+            sum(given_up),
+        )
+
     async def aclose(self) -> None:
         await self._connections.aclose()
 
@@ -461,6 +499,7 @@ class JobStore:
                     "1" if s.watch else "",
                     "" if s.deadline_us is None else s.deadline_us,
                     s.key,
+                    s.trace,
                 )
             ]
             args = (self._limit(p), self.name, *args)
@@ -501,8 +540,8 @@ class JobStore:
     @staticmethod
     def _started_jobs(p: int, reply: list[Any]) -> list[Job]:
         return [
-            Job(reply[at + 1].decode(), p, reply[at], int(reply[at + 2]), reply[at + 3], int(reply[at + 4]))
-            for at in range(1, len(reply), 5)
+            Job(id_.decode(), p, entry, int(attempt), input_, int(queue_us), trace.decode())
+            for entry, id_, attempt, input_, queue_us, trace in zip(*[iter(reply[1:])] * 6, strict=True)
         ]
 
     async def _repaired(self, p: int, error: Exception) -> Exception:

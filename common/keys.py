@@ -7,7 +7,7 @@
 | {fP}:dead:<model>    | stream | jobs given up, for people; at most DEAD_LIMIT and 64 MiB               |
 | {fP}:graves:<model>  | hash   | where in it each id lies                                               |
 | {fP}:alarms:<model>  | sorted set | jobs with a deadline or a retry to come, by that time              |
-| {fP}:counts:<model>  | hash   | unfinished (jobs waiting and running), finished (ever)                 |
+| {fP}:counts:<model>  | hash   | unfinished (waiting and running); ever: each final status, given_up    |
 | {fP}:key:<digest>    | string | the id of the job that came with this Idempotency-Key; lives as long   |
 | {fP}:relay:<name>    | shard channel | what one gateway or one processor must hear                     |
 

@@ -2,18 +2,24 @@
 
 import logging
 import sys
+from typing import Any
 
 import structlog
-from structlog.types import Processor
+from structlog.types import EventDict, Processor
 
 from common.settings import CommonSettings
 
 
-def setup_logs(settings: CommonSettings, service: str) -> structlog.stdlib.BoundLogger:
-    """Route structlog and the standard library to stderr; returns the service's logger."""
+def setup_logs(settings: CommonSettings, service: str) -> None:
+    """Route structlog, warnings and the standard library's logging to stderr; every line names the service."""
+
+    def name(logger: Any, method: str, line: EventDict) -> EventDict:
+        line["service"] = service
+        return line
+
     console = settings.log_format == "console" or (settings.log_format is None and sys.stderr.isatty())
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
     ]
@@ -43,5 +49,4 @@ def setup_logs(settings: CommonSettings, service: str) -> structlog.stdlib.Bound
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
     logging.getLogger("uvicorn").setLevel(max(root.level, logging.WARNING))
-    logger: structlog.stdlib.BoundLogger = structlog.get_logger("foretell").bind(service=service)
-    return logger
+    logging.captureWarnings(True)

@@ -21,7 +21,15 @@ Readiness = Callable[[], Awaitable[str | None]]
 NO_REDIS = "Redis is not available, or refuses us: the log says why."
 
 
-def probe_routes(readiness: Readiness) -> list[Route]:
+#: Called before a scrape is answered.
+Measuring = Callable[[], Awaitable[None]]
+
+
+async def _nothing() -> None:
+    pass
+
+
+def probe_routes(readiness: Readiness, measure: Measuring = _nothing) -> list[Route]:
     logged: str | None = None
 
     async def livez(request: Request) -> Response:
@@ -43,6 +51,7 @@ def probe_routes(readiness: Readiness) -> list[Route]:
         return JSONResponse({"status": "ready"})
 
     async def metrics(request: Request) -> Response:
+        await measure()
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]

@@ -60,6 +60,7 @@ class GatewaySettings(CommonSettings):
     durability: Literal["server", "replicated", "fsync"] = "server"
     api_keys: Annotated[List, Field(repr=False)] = ""
     allowed_origins: List = ""
+    access_log: bool = False
 
 
 class ProcessorSettings(CommonSettings):
@@ -72,6 +73,7 @@ class ProcessorSettings(CommonSettings):
     predict_timeout_s: Seconds = 60.0
     lease_s: Annotated[float, Field(ge=0.5)] = 30.0
     probe_port: Port = 8081
+    log_inputs: bool = False
 
 
 Settings = TypeVar("Settings", bound=CommonSettings)

@@ -4,7 +4,6 @@ from starlette.types import Scope, Send
 
 from common.job_store import JobState
 from common.states import Status
-from gateway.metrics import REQUESTS
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -18,19 +17,10 @@ _RESULT_WORD = {
     Status.EXPIRED: b'"expired"',
 }
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
-
-
-def count(scope: Scope, code: int) -> None:
-    """One more answer in the metrics."""
-    method = scope.get("method", "")
-    route = getattr(scope.get("endpoint"), "route", "other")
-    REQUESTS.add(route, method if method in _METHODS else "other", code)
-
 
 async def answer(scope: Scope, send: Send, code: int, body: bytes, headers: Headers) -> None:
     """One complete JSON answer."""
-    count(scope, code)
+    scope["observation"].code = code
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": code, "headers": [*JSON_HEADERS, length, *headers]})
     await send({"type": "http.response.body", "body": body})

@@ -19,6 +19,7 @@ from gateway.errors import (
     unexpected_error,
 )
 from gateway.gateway import Gateway
+from gateway.observed import Observed
 from gateway.predict import Prediction, Predictions
 from gateway.security import guarded
 from gateway.websocket import PredictionSocket
@@ -38,7 +39,7 @@ def make_app(gateway: Gateway) -> ASGIApp:
             Route("/dead/{prediction_id}", DeadPrediction(gateway), methods=["DELETE"]),
             Route("/dead/{prediction_id}/retry", DeadRetry(gateway), methods=["POST"]),
             WebSocketRoute("/ws/predict/{prediction_id}", PredictionSocket(gateway)),
-            *probe_routes(gateway.readiness),
+            *probe_routes(gateway.readiness, gateway.measure),
         ],
         exception_handlers={
             HttpError: http_error,
@@ -55,4 +56,5 @@ def make_app(gateway: Gateway) -> ASGIApp:
     keys, origins = (
         text.split(",") if text else [] for text in (settings.api_keys, settings.allowed_origins)
     )
-    return guarded(app, api_keys=keys, origins=origins)
+    inside = guarded(app, api_keys=keys, origins=origins)
+    return Observed(inside, gateway.tracing, access_log=settings.access_log)

@@ -7,7 +7,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.states import Fault
-from gateway.answers import count
 
 log = structlog.get_logger("foretell")
 
@@ -53,7 +52,7 @@ def _answer(request: Request, error: HttpError) -> Response:
     body = {"error": error.sentence}
     if error.prediction_id:
         body["prediction_id"] = error.prediction_id
-    count(request.scope, error.code)
+    request.scope["observation"].code = error.code
     headers = {"Cache-Control": "no-store", **error.headers}
     return Response(orjson.dumps(body), error.code, headers, media_type="application/json")
 

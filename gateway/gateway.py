@@ -6,9 +6,11 @@ from contextlib import contextmanager
 
 from common import keys
 from common.alarm_clock import AlarmClock
-from common.errors import StoreUnavailable
+from common.errors import StoreMisconfigured, StoreUnavailable
 from common.job_store import JobStore
 from common.settings import GatewaySettings
+from common.tracing import Tracing
+from gateway import metrics
 from gateway.errors import HttpError
 from gateway.relay import Ending, Relay, Tell
 
@@ -35,8 +37,9 @@ class InFlight:
 class Gateway:
     """What the endpoints share. `store.name` is new in every process, so nobody hears what a dead one waited for."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, tracing: Tracing) -> None:
         self.settings = settings
+        self.tracing = tracing
         self.store = JobStore.from_settings(
             settings, name=secrets.token_hex(4), durability=settings.durability
         )
@@ -49,6 +52,8 @@ class Gateway:
         )
         self.draining = False
         self._told_early: set[Tell] = set()
+        metrics.ACTIVE_REQUESTS.set_function(lambda: self._in_flight.count)
+        metrics.QUEUE.limit = settings.max_queue
 
     def check_started(self) -> None:
         """Raises StoreUnavailable before that; the probes answer all the while."""
@@ -70,6 +75,13 @@ class Gateway:
             return "The relay does not hear announcements: its connection is being made again."
         await self.store.ring()  # it writes: a server that only answers will not do
         return None
+
+    async def measure(self) -> None:
+        """Read the queue for the metrics."""
+        try:
+            metrics.QUEUE.measure = await self.store.measure() if self.started else None
+        except (StoreUnavailable, StoreMisconfigured):  # the alarm clock says so in the log
+            metrics.QUEUE.measure = None
 
     def drain(self) -> None:
         """Readiness is red from now on, and who loses nothing by asking another gateway is told to."""

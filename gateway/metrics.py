@@ -1,33 +1,74 @@
-"""The gateway's Prometheus metrics. One process is one scrape target; docs/api.md says what each means."""
+"""The gateway's Prometheus metrics; docs/operations.md says what each means.
+
+`foretell_queue_*` are read from Redis and are the same at every gateway: a query takes their maximum, never their sum.
+Everything else is of this one process.
+"""
 
 from collections.abc import Iterator
 
-from prometheus_client import REGISTRY, Gauge
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client import REGISTRY, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from common.job_store import Measure
+from common.metrics import Histogram
+
+#: OpenTelemetry's http.server.request.duration
+REQUEST_SECONDS = Histogram(
+    "http_server_request_duration_seconds",
+    "Answers, from the complete head of the request to the last byte of the answer.",
+    ["http_route", "http_request_method", "http_response_status_code"],
+)
+ACTIVE_REQUESTS = Gauge("http_server_active_requests", "Requests for predictions under way.")
 WAITERS = Gauge("foretell_waiters", "Predictions that somebody here waits for.")
+WEBSOCKETS = Gauge("foretell_websockets", "Open WebSockets.")
 RELAY_CONNECTED = Gauge("foretell_relay_connected", "1 while the gateway hears announcements.")
+RELAY_RECONNECTS = Counter(
+    "foretell_relay_reconnects", "Subscriptions that were lost and had to be made again."
+)
 
 
-class RequestCounts(Collector):
-    """Answers by (route, method, code). A plain dict: the library's counter takes a lock, 2 % of a prediction's CPU."""
+class Queue(Collector):
+    """The queue of the whole service, as it was when `measure` was last set; without one, only that Redis is away."""
 
-    def __init__(self) -> None:
-        self._counts: dict[tuple[str, str, str], int] = {}
+    measure: Measure | None = None
+    limit = 0
 
-    def add(self, route: str, method: str, code: int) -> None:
-        labels = (route, method, str(code))
-        self._counts[labels] = self._counts.get(labels, 0) + 1
-
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(
-            "foretell_http_requests", "Answers by route, method and code.", labels=["route", "method", "code"]
+    def collect(self) -> Iterator[Metric]:
+        found = self.measure
+        yield _gauge("foretell_redis_up", "1 if Redis answered this scrape.", float(found is not None))
+        waiting = found and max(0, found.unfinished - found.running)
+        oldest = found and (found.oldest_s or 0.0)
+        for name, meaning, value in (
+            ("unfinished", "Predictions accepted and not final.", found and found.unfinished),
+            ("waiting", "Those that no processor has.", waiting),
+            ("running", "Those that a processor has claimed.", found and found.running),
+            ("oldest_waiting_seconds", "How long the next in line has waited.", oldest),
+            ("limit", "MAX_QUEUE.", found and self.limit),
+            (
+                "processors",
+                "Processors in the group; a killed one until another sweeps it out.",
+                found and found.processors,
+            ),
+            ("dead", "Given-up predictions in GET /dead.", found and found.dead),
+        ):
+            yield _gauge(f"foretell_queue_{name}", meaning, value)
+        finished = CounterMetricFamily(
+            "foretell_queue_finished", "Predictions by final state.", labels=["status"]
         )
-        for labels, count in list(self._counts.items()):
-            family.add_metric(labels, count)
-        yield family
+        for status, number in found.finished.items() if found else ():
+            finished.add_metric([status], number)
+        yield finished
+        given_up = CounterMetricFamily("foretell_queue_given_up", "Predictions that went to the dead.")
+        if found:
+            given_up.add_metric([], found.given_up)
+        yield given_up
 
 
-REQUESTS = RequestCounts()
-REGISTRY.register(REQUESTS)
+def _gauge(name: str, meaning: str, value: float | None) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, meaning, value=value)
+
+
+QUEUE = Queue()
+REGISTRY.register(QUEUE)

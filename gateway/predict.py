@@ -56,14 +56,17 @@ class Predictions:
     ) -> None:
         """Submit and answer. `protected`: it may be asked for again, so a client that hangs up does not cancel it."""
         input_ = input_of(await read_body(receive, wishes.length, self._limit))
-        request = Submission(prediction_id, input_, wishes.wait_s != 0, wishes.deadline_us, wishes.key)
+        seen = scope["observation"]
+        seen.prediction_id = prediction_id
+        watch = wishes.wait_s != 0
+        request = Submission(prediction_id, input_, watch, wishes.deadline_us, wishes.key, seen.trace)
         state: JobState | Ending | bool | None = None
         with FinalState(self._gateway, prediction_id) as final:
             submitted = await self._submit(request)
             if submitted.word == "queued" and request.watch:
                 final.known()
                 state = await self._wait(final, receive, wishes)
-        prediction_id = submitted.id
+        prediction_id = seen.prediction_id = submitted.id
         if submitted.word == "known" and request.watch:
             state = await self._join(prediction_id, receive, wishes)
         headers = _id_headers(prediction_id)
@@ -238,6 +241,7 @@ class Prediction:
                 return await self._put(scope, receive, send, prediction_id)
             if prediction_id is None:
                 raise HttpError(404, NOT_FOUND)
+            scope["observation"].prediction_id = prediction_id
             if scope["method"] == "DELETE":
                 await self._cancel(prediction_id)
             state = await self._look(prediction_id, receive, read_wait(scope))

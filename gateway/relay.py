@@ -97,6 +97,7 @@ class Relay:
                             self._hear(payload)
             except StoreUnavailable as error:
                 if self.connected.is_set():  # else it was told before
+                    metrics.RELAY_RECONNECTS.inc()
                     log.warning("the relay lost its subscription and makes it again", error=str(error))
             finally:
                 self.connected.clear()

@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.answers import Headers, count
+from gateway.answers import Headers
 
 #: What a browser, which cannot set headers on a WebSocket, offers as subprotocols: the first, and the second + its key.
 SUBPROTOCOL = "foretell"
@@ -64,7 +64,7 @@ class Refusal:
             if match is not Match.NONE:
                 scope.update(found)
                 break
-        count(scope, code)
+        scope["observation"].code = code
         body = orjson.dumps({"error": sentence})
         kind = "http.response"
         if scope["type"] == "websocket":

@@ -7,6 +7,7 @@ import structlog
 from common.entry import open_files_limit, stop_or_end
 from common.server import Server, bind, make_server
 from common.settings import GatewaySettings
+from common.tracing import Tracing
 from gateway.app import make_app
 from gateway.gateway import Gateway
 
@@ -25,7 +26,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     listener = bind(settings.host, settings.port, variable="PORT")
     if open_files_limit() < settings.max_connections + FILES:
         log.warning("the limit of open files is below what MAX_CONNECTIONS needs", limit=open_files_limit())
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, Tracing.from_environment("gateway"))
     server = make_server(make_app(gateway), max_connections=settings.max_connections)
     try:
         async with asyncio.TaskGroup() as group:
@@ -37,6 +38,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
             hearing.cancel()
     finally:
         await gateway.store.aclose()
+        gateway.tracing.close()
     log.info("gateway stopped")
 
 

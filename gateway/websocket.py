@@ -21,6 +21,7 @@ from common.states import Status
 from gateway.answers import prediction_body
 from gateway.errors import NOT_FOUND
 from gateway.gateway import Gateway
+from gateway.metrics import WEBSOCKETS
 from gateway.relay import Ending, Waiting
 
 MAX_MESSAGES = 64
@@ -48,7 +49,7 @@ class PredictionSocket:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         prediction_id = keys.parse_id(scope["path_params"]["prediction_id"])
-        with suppress(OSError):  # the client is gone
+        with suppress(OSError), WEBSOCKETS.track_inprogress():  # OSError: the client is gone
             await receive()  # that it connects
             await send({"type": "websocket.accept"})
             if prediction_id is None:

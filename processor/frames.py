@@ -18,11 +18,11 @@ class Kind(IntEnum):
     READY = 1  # child → parent, once: JSON {"batch": bool}
     FAULT = 2  # child → parent, once, instead of READY: a sentence
     RESULT = 3  # JSON text of one result
-    ERROR = 4  # a sentence: the model failed on this input
-    REFUSED = 5  # a sentence: the model's type hints refuse this input
-    RETRY = (
-        6  # JSON {"error": a sentence, "after": seconds, "traceback": text}: the model asks for another try
+    ERROR = (
+        4  # JSON {"error": a sentence for the client, "cause": words for the log, without any of the input}
     )
+    REFUSED = 5  # a sentence: the model's type hints refuse this input
+    RETRY = 6  # JSON {"error", "cause", "after": seconds, "traceback": text}: the model asks for another try
     CANCEL = 7  # parent → child: "<hand-over> <index>", an input of the present hand-over that nobody wants
     CANCELLED = 8  # child → parent, out of turn: "<hand-over> <index>", it does not run and will not
 

@@ -29,6 +29,8 @@ READ_BYTES = 1 << 16
 RETRY_MAX_S = 86400.0  # what asks for more gets this
 TRACEBACK_CHARS = 8192  # its end: the last calls
 
+UNWANTED = Item(Kind.ERROR, 0, b"")  # in the place of an answer that nobody reads
+
 _JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _PR_SET_PDEATHSIG = 1
 
@@ -164,7 +166,7 @@ class Child:
                 flushed = time.perf_counter()
             self._running = range(place, place + 1)
             unwanted = place in self._unwanted
-            outcomes.append(Item(Kind.ERROR, 0, b"") if unwanted else _answer_one(self._model, text))
+            outcomes.append(UNWANTED if unwanted else _answer_one(self._model, text))
         self._send(outcomes)
 
     def _answer_batch(self, texts: list[bytes]) -> None:
@@ -229,17 +231,28 @@ def _outcome(result: Any, started: int) -> Item:
         return Item(Kind.RESULT, spent, json_text.dumps(result, option=_JSON, default=_default))
     except (TypeError, ValueError, RecursionError) as error:
         sentence = f"Prediction failed: the result is not JSON ({describe(error)})."
-        return Item(Kind.ERROR, spent, sentence.encode())
+        return Item(Kind.ERROR, spent, orjson.dumps({"error": sentence, "cause": "the result is not JSON"}))
 
 
 def _failed(error: BaseException, started: int) -> Item:
     spent = (time.perf_counter_ns() - started) // 1000
-    sentence = f"Prediction failed: {describe(error)}"
+    words: dict[str, Any] = {"error": f"Prediction failed: {describe(error)}", "cause": _cause(error)}
     after = _retry_after(error)
     if after is None:
-        return Item(Kind.ERROR, spent, sentence.encode())
-    wish = {"error": sentence, "after": after, "traceback": _traceback(error)}
-    return Item(Kind.RETRY, spent, orjson.dumps(wish))
+        return Item(Kind.ERROR, spent, orjson.dumps(words))
+    words |= {"after": after, "traceback": _traceback(error)}
+    return Item(Kind.RETRY, spent, orjson.dumps(words))
+
+
+def _cause(error: BaseException) -> str:
+    """Its type and where it was raised. Not its text, which may quote the input."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = (
+        f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name}"
+        if frames
+        else ""
+    )
+    return f"{type(error).__name__}{where}".encode("utf-8", "replace").decode()
 
 
 def _retry_after(error: BaseException) -> float | None:

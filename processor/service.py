@@ -14,6 +14,7 @@ from common.job_store import JobStore
 from common.probes import probe_routes
 from common.server import bind, make_server
 from common.settings import ProcessorSettings
+from common.tracing import Tracing
 from processor.model_process import ModelProcess
 from processor.worker import Worker
 
@@ -25,8 +26,9 @@ EXIT_S = 2.0  # of DRAIN_S, left for leaving the group and ending the model proc
 class Processor:
     """What one processor has. `store.name` is new at every start: it is a consumer, and consumers do not come back."""
 
-    def __init__(self, settings: ProcessorSettings) -> None:
+    def __init__(self, settings: ProcessorSettings, tracing: Tracing) -> None:
         self.settings = settings
+        self.tracing = tracing
         self.store = JobStore.from_settings(
             settings, name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         )
@@ -52,7 +54,7 @@ async def serve(settings: ProcessorSettings, stop: asyncio.Event) -> None:
     Raises StartFault for a taken port, ModelFault for a model that cannot be served, StoreMisconfigured.
     """
     listener = bind("0.0.0.0", settings.probe_port, variable="PROBE_PORT")
-    processor = Processor(settings)
+    processor = Processor(settings, Tracing.from_environment("processor"))
     probes = make_server(Starlette(routes=probe_routes(processor.readiness)))
     async with asyncio.TaskGroup() as group:
         group.create_task(probes.serve(sockets=[listener]), name="probes")
@@ -67,6 +69,7 @@ async def serve(settings: ProcessorSettings, stop: asyncio.Event) -> None:
             await asyncio.gather(*(model.stop() for model in processor.models))
             await processor.store.aclose()
             probes.stop(within_s=1.0)
+            processor.tracing.close()
     log.info("processor stopped")
 
 
@@ -75,7 +78,7 @@ async def _work(stop: asyncio.Event, processor: Processor) -> None:
         for model in processor.models:
             group.create_task(model.start(), name="load the model")
     if await processor.store.prepare_when_up(stop):
-        worker = Worker(processor.store, processor.models, processor.settings)
+        worker = Worker(processor.store, processor.models, processor.settings, processor.tracing)
         processor.worker = worker
         log.info("processor works", model=processor.settings.model, name=processor.store.name)
         await worker.run()

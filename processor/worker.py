@@ -7,10 +7,12 @@ are one step in the store; every claimed job is in `_in_hand` until its end is r
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
@@ -20,12 +22,17 @@ from common.errors import ModelFault, StoreUnavailable
 from common.job_store import Job, JobStore, Outcome, Reader, parse_announcement
 from common.settings import ProcessorSettings
 from common.states import Fault, Status
+from common.tracing import Tracing, fail, trace_below, trace_id
 from processor import metrics
 from processor.batcher import Batcher, Pace
 from processor.frames import Item, Kind
 from processor.model_process import ModelDied, ModelProcess
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
 log = structlog.get_logger("foretell")
+_level = logging.getLogger("foretell")  # structlog would build the line before it drops it
 
 COLLECT_S = 0.001  # between claims while every model process is busy
 RETRY_S = 0.3  # between tries while the server is away
@@ -34,8 +41,7 @@ CANCEL_GRACE_S = (
 )
 START_TRIES = 5  # a model that worked and now cannot be loaded any more ends the service
 FINISH_MAX = 512
-
-_FAULTS = {Kind.ERROR: Fault.MODEL, Kind.REFUSED: Fault.INPUT}
+LOGGED_BYTES = 1000  # of an input, with LOG_INPUTS
 
 
 @dataclass(slots=True)
@@ -53,9 +59,14 @@ class HandOver:
 class Worker:
     """One processor: `models` model processes, all started, share one batcher."""
 
-    def __init__(self, store: JobStore, models: list[ModelProcess], settings: ProcessorSettings) -> None:
+    def __init__(
+        self, store: JobStore, models: list[ModelProcess], settings: ProcessorSettings, tracing: Tracing
+    ) -> None:
         self._store = store
         self._models = models
+        self._log: structlog.stdlib.BoundLogger = log.bind(model=settings.model)
+        self._log_inputs = settings.log_inputs
+        self._tracing = tracing
         self._max_attempts = settings.max_attempts
         self._lease_s = settings.lease_s
         batch = models[0].batch
@@ -73,6 +84,7 @@ class Worker:
         self._reclaim_from = [now + self._lease_s] * store.partitions
         self._running: dict[ModelProcess, HandOver] = {}
         self.stopping = False
+        metrics.MODEL_PROCESSES.set(len(models))
         metrics.IN_HAND.set_function(lambda: len(self._in_hand))
 
     # -- its life
@@ -130,7 +142,7 @@ class Worker:
                 continue
             now = time.monotonic()
             try:
-                if now >= max(next_reclaim, self._reclaim_from[p]):
+                if reclaim := now >= max(next_reclaim, self._reclaim_from[p]):
                     next_reclaim = now + self._lease_s / 4
                     jobs = await self._store.reclaim(reader, room, idle_s=self._lease_s)
                 else:
@@ -140,7 +152,7 @@ class Worker:
                 await asyncio.sleep(RETRY_S)
                 continue
             self._heard[p] = time.monotonic()
-            if self._take_in(await self._without_surplus(jobs)):
+            if self._take_in(await self._without_surplus(jobs), reclaimed=reclaim):
                 await self._let_collect()
 
     async def _without_surplus(self, jobs: list[Job]) -> list[Job]:
@@ -174,9 +186,10 @@ class Worker:
         size = self._pace.size
         return self._idle * size + len(self._models) * self._pace.ahead - len(self._batcher)
 
-    def _take_in(self, jobs: list[Job]) -> bool:
+    def _take_in(self, jobs: list[Job], *, reclaimed: bool) -> bool:
         """Whether there was anything new in it."""
         new = []
+        now = time.monotonic()
         for job in jobs:
             old = self._in_hand.get(job.id)
             if old and (old.entry, old.attempt) == (job.entry, job.attempt):
@@ -185,11 +198,26 @@ class Worker:
                 self._unwanted(old)  # we were silent for a lease and took our own job over
             self._in_hand[job.id] = job
             new.append(job)
-            metrics.QUEUE_SECONDS.observe(job.queue_us / 1e6)
+            job.started = now
+            job.span = self._begin(job)
+            metrics.WAIT_SECONDS.observe(job.queue_us / 1e6)
+            reason = "reclaim" if reclaimed else "first" if job.attempt == 1 else "retry"
+            metrics.ATTEMPTS.labels(reason).inc()
         if new:
-            self._batcher.add(new, time.monotonic())
+            self._batcher.add(new, now)
             self._work.set()
         return bool(new)
+
+    def _begin(self, job: Job) -> "Span | None":
+        about: dict[str, str | int | float] = {
+            "messaging.system": "redis",
+            "messaging.operation.type": "process",
+            "messaging.message.id": job.id,
+            "foretell.prediction.id": job.id,
+            "foretell.attempt": job.attempt,
+            "foretell.wait_seconds": job.queue_us / 1e6,
+        }
+        return self._tracing.begin("process", "CONSUMER", job.trace, about)
 
     def _not_heard(self, partitions: Iterable[int]) -> None:
         """Their servers did not answer. Leases are renewed every quarter, so after less than half of one without an
@@ -229,33 +257,80 @@ class Worker:
     async def _predict(self, model: ModelProcess, jobs: list[Job]) -> None:
         """Run one batch. If the model process dies, its jobs run again one by one, so that the bad one fails alone."""
         self._running[model] = hand_over = HandOver(jobs)
+        spans = self._begin_predict(jobs)
         started = time.perf_counter()
         metrics.BATCH_SIZE.observe(len(jobs))
+        died = None
         try:
             async for items in model.predict([job.input for job in jobs]):
                 for item in items:
+                    if spans:
+                        spans[hand_over.answered].end()
                     self._answered(jobs[hand_over.answered], item)
                     hand_over.answered += 1
-            spent = time.perf_counter() - started
+        except ModelDied as error:
+            died = error
+        spent = time.perf_counter() - started
+        metrics.PREDICT_SECONDS.observe(spent)
+        if died is None:
             self._pace.measured(spent, len(jobs))
-            metrics.PREDICT_SECONDS.observe(spent)
-        except ModelDied as died:
+        else:
             del self._running[model]  # a late cancellation must not end the next process
             unanswered = jobs[hand_over.answered :]
-            log.warning("model process died", why=str(died), predictions=[job.id for job in unanswered])
+            for span in spans[hand_over.answered :]:
+                fail(span, str(died))
+                span.end()
+            for job in unanswered:
+                self._about(job).warning("model process died", why=str(died), batch=len(unanswered))
             await self._after_death(model, unanswered, died)
 
+    def _begin_predict(self, jobs: list[Job]) -> "list[Span]":
+        """One for each, or none at all without tracing."""
+        about = {"foretell.batch_size": len(jobs)}
+        spans = [
+            job.span and self._tracing.begin("predict", "INTERNAL", trace_below(job.span), about)
+            for job in jobs
+        ]
+        return [span for span in spans if span]
+
     def _answered(self, job: Job, item: Item) -> None:
-        if item.kind != Kind.RETRY:
-            self._finish(job, _outcome(item))
+        if job.dropped:
             return
-        wish = orjson.loads(item.data)
-        if job.attempt < self._max_attempts:
-            self._finish(job, wish["after"])
+        if item.kind == Kind.RESULT:
+            if _level.isEnabledFor(logging.DEBUG):
+                self._about(job).debug("prediction succeeded", ms=item.predict_us / 1000)
+            self._finish(job, Outcome(Status.SUCCEEDED, item.data, predict_us=item.predict_us))
+            return
+        if item.kind == Kind.REFUSED:
+            sentence = item.data.decode()
+            self._failed(job, "the input does not fit the model's type hint", sentence)
+            self._finish(job, _failure(Fault.INPUT, sentence, item.predict_us))
+            return
+        words = orjson.loads(item.data)
+        if item.kind == Kind.ERROR:
+            self._failed(job, words["cause"], words["error"])
+            self._finish(job, _failure(Fault.MODEL, words["error"], item.predict_us))
+        elif job.attempt < self._max_attempts:
+            self._failed(job, words["cause"], words["error"], again_after_s=words["after"])
+            self._finish(job, words["after"])
         else:
-            sentence = f"{wish['error']} (at each of {job.attempt} attempts)"
+            self._failed(job, words["cause"], words["error"], given_up=True)
+            sentence = f"{words['error']} (at each of {job.attempt} attempts)"
             failure = _failure(Fault.MODEL, sentence, item.predict_us)
-            self._finish(job, failure._replace(given_up=True, traceback=wish["traceback"]))
+            self._finish(job, failure._replace(given_up=True, traceback=words["traceback"]))
+
+    def _about(self, job: Job) -> structlog.stdlib.BoundLogger:
+        """A logger that names the job."""
+        bound: structlog.stdlib.BoundLogger = self._log.bind(prediction_id=job.id, attempt=job.attempt)
+        return bound.bind(trace_id=trace_id(job.trace)) if job.trace else bound
+
+    def _failed(self, job: Job, cause: str, error: str, **more: Any) -> None:
+        """One line; an error's text may quote the input, so it is for LOG_INPUTS only."""
+        if self._log_inputs:
+            more |= {"error": error, "input": job.input[:LOGGED_BYTES].decode(errors="replace")}
+        self._about(job).info("prediction failed", cause=cause, **more)
+        if job.span:
+            fail(job.span, cause)
 
     async def _after_death(self, model: ModelProcess, jobs: list[Job], died: ModelDied) -> None:
         wanted = [job for job in jobs if not job.dropped]
@@ -271,6 +346,7 @@ class Worker:
         if job.attempt < self._max_attempts:
             self._finish(job, 0.0)
             return
+        self._about(job).warning("prediction given up", why=str(died))
         fault = Fault.TIMEOUT if died.timeout else Fault.CRASH
         times = f", at each of {job.attempt} attempts" if job.attempt > 1 else ""
         failure = _failure(fault, f"Prediction failed: {died}{times}.")
@@ -319,6 +395,10 @@ class Worker:
         )
         for status, number in ends.items():
             metrics.PREDICTIONS.labels(status).inc(number)
+        now = time.monotonic()
+        for (job, _), kept in zip(outcomes, recorded, strict=True):
+            if kept:
+                metrics.END_TO_END_SECONDS.observe(job.queue_us / 1e6 + now - job.started)
         for job, _ in ended:
             self._drop(job)
         self._room.set()
@@ -326,15 +406,20 @@ class Worker:
     def _drop(self, job: Job) -> None:
         """It is not ours any more."""
         job.dropped = True
+        if job.span:
+            job.span.end()
         if self._in_hand.get(job.id) is job:
             del self._in_hand[job.id]
 
     # -- leases and cancellations
 
     async def _extend_forever(self) -> None:
+        due = 0.0  # when those in hand should have been renewed
         while True:
+            due = due or time.monotonic() + self._lease_s / 4
             await asyncio.sleep(self._lease_s / 4)
             if not self._in_hand:
+                due = 0.0
                 continue
             jobs = list(self._in_hand.values())
             partitions = {job.partition for job in jobs}
@@ -343,12 +428,15 @@ class Worker:
             except StoreUnavailable:
                 self._not_heard(partitions)
                 continue
+            now = time.monotonic()
+            metrics.LEASE_LATENESS_SECONDS.observe(max(0.0, now - due))
+            due = 0.0
             for p in partitions:
-                self._heard[p] = time.monotonic()
+                self._heard[p] = now
             for job in lost:
                 if job.id in self._in_hand:  # else it was recorded while we asked
                     metrics.LEASES_LOST.inc()
-                    log.warning("lost a lease: another processor has the prediction", prediction_id=job.id)
+                    self._about(job).warning("lost a lease: another processor has the prediction")
                     self._unwanted(job)
 
     async def _hear_forever(self) -> None:
@@ -388,12 +476,6 @@ class Worker:
             await asyncio.sleep(self._lease_s)
             with contextlib.suppress(StoreUnavailable):  # the next sweep is soon enough
                 await self._store.remove_dead_consumers(idle_s=4 * self._lease_s)
-
-
-def _outcome(item: Item) -> Outcome:
-    if item.kind == Kind.RESULT:
-        return Outcome(Status.SUCCEEDED, item.data, predict_us=item.predict_us)
-    return _failure(_FAULTS[Kind(item.kind)], item.data.decode(), item.predict_us)
 
 
 def _failure(fault: Fault, sentence: str, predict_us: int = 0) -> Outcome:

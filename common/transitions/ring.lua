@@ -1,6 +1,6 @@
 -- ARGV tag, ttl, limit
 -- What is due: a job past its deadline is expired, a retry whose time has come goes into the queue. At most `limit` at once.
--- Replies {µs until the next alarm, '' if there is none; unfinished jobs; jobs finished so far}.
+-- Replies {µs until the next alarm, '' if there is none; unfinished jobs; jobs finished so far, each status summed}.
 local ttl, limit = ARGV[2], ARGV[3]
 for _, id in ipairs(redis.call('ZRANGE', alarms, '-inf', now_text, 'BYSCORE', 'LIMIT', 0, limit)) do
   redis.call('ZREM', alarms, id)
@@ -15,5 +15,7 @@ for _, id in ipairs(redis.call('ZRANGE', alarms, '-inf', now_text, 'BYSCORE', 'L
 end
 conclude()
 local first = redis.call('ZRANGE', alarms, 0, 0, 'WITHSCORES')
-local numbers = redis.call('HMGET', counts, 'unfinished', 'finished')
-return { first[2] and text(math.max(0, first[2] - now)) or '', tonumber(numbers[1] or 0), tonumber(numbers[2] or 0) }
+local numbers = redis.call('HMGET', counts, 'unfinished', 'succeeded', 'failed', 'cancelled', 'expired')
+local finished = 0
+for at = 2, #numbers do finished = finished + tonumber(numbers[at] or 0) end
+return { first[2] and text(math.max(0, first[2] - now)) or '', tonumber(numbers[1] or 0), finished }

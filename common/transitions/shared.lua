@@ -11,6 +11,7 @@
 --   deadline   µs since the epoch; past it the job is expired
 --   alarm      '1' while the job stands in {fP}:alarms, a sorted set by the time when `ring` must look at it
 --   idem       digest of its Idempotency-Key; {fP}:key:<digest> holds the job's id
+--   trace      the trace context of the request that submitted it (common/tracing.py)
 --   result     JSON text (succeeded)
 --   error      JSON text of one sentence, and fault: why (failed, cancelled, expired)
 --   predict    µs the model took
@@ -57,7 +58,7 @@ local function owned(job, consumer, attempt, entry)
   return job.owner == consumer and job.attempt == tonumber(attempt) and job.entry == entry
 end
 
-local outbox, settled = {}, 0
+local outbox, settled = {}, {} -- watcher → lines; status → how many jobs came to it
 
 -- Queue one line for each watcher. One line is: id status [fault queue_µs predict_µs payload]
 local function tell(watchers, final, line)
@@ -73,9 +74,9 @@ end
 -- The last thing every transition does. One message per watcher, whatever the number of jobs: a script has one
 -- batch, a watcher one wake-up.
 local function conclude()
-  if settled > 0 then
-    redis.call('HINCRBY', counts, 'unfinished', -settled)
-    redis.call('HINCRBY', counts, 'finished', settled)
+  for status, number in pairs(settled) do
+    redis.call('HINCRBY', counts, 'unfinished', -number)
+    redis.call('HINCRBY', counts, status, number)
   end
   for name, lines in pairs(outbox) do
     redis.call('SPUBLISH', tag .. ':relay:' .. name, table.concat(lines, '\n'))
@@ -109,7 +110,7 @@ local function settle(job, status, fault, payload, ttl, predict)
   redis.call('EXPIRE', job.key, ttl)
   if job.idem then redis.call('EXPIRE', tag .. ':key:' .. job.idem, ttl) end
   if job.alarm then redis.call('ZREM', alarms, job.id) end
-  settled = settled + 1
+  settled[status] = (settled[status] or 0) + 1
   if job.watchers and job.watchers ~= '' then
     local inline = #payload > INLINE and '' or payload
     local waited = text((job.started or now) - job.created)
@@ -157,6 +158,7 @@ local function bury(job, sentence, attempts, traceback, limit)
   local entry = redis.call('XADD', dead, '*', 'id', job.id, 'input', input, 'error', sentence,
     'attempts', attempts, 'processor', job.owner or '', 'traceback', traceback)
   redis.call('HSET', graves, job.id, entry)
+  redis.call('HINCRBY', counts, 'given_up', 1)
   local number = redis.call('XLEN', dead)
   while number > 1 and (number > tonumber(limit) or redis.call('MEMORY', 'USAGE', dead, 'SAMPLES', 0) > DEAD_BYTES) do
     exhume(redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)[1][2][2])

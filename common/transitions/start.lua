@@ -3,7 +3,7 @@
 --   idle_ms = ''  what the blocking XREADGROUP in front of this call just delivered (everything this consumer
 --                 holds after entry `after`), then new entries up to the count
 --   otherwise     entries that nobody has renewed for idle_ms, from XAUTOCLAIM's `cursor` on
--- Replies {after or cursor, then for each job: entry, id, attempt, input, queued µs}. Entries whose job is gone, final
+-- Replies {after or cursor, then for each job: entry, id, attempt, input, queued µs, trace}. Entries whose job is gone, final
 -- or queued elsewhere are removed; a job delivered more than max_attempts times fails and is buried.
 local consumer, count, max_attempts, ttl, dead_limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local after, idle, cursor = ARGV[7], ARGV[8], ARGV[9]
@@ -49,9 +49,9 @@ for _, entry in ipairs(entries) do
     else
       redis.call('HSET', job.key, 'status', 'processing', 'owner', consumer, 'attempt', attempt, 'started', now_text)
       if job.status == 'queued' then tell(job.watchers, false, job.id .. ' processing') end
-      local at = #started
+      local at, fields = #started, redis.call('HMGET', job.key, 'input', 'trace')
       started[at + 1], started[at + 2], started[at + 3] = entry[1], job.id, attempt
-      started[at + 4], started[at + 5] = redis.call('HGET', job.key, 'input'), text(now - job.created)
+      started[at + 4], started[at + 5], started[at + 6] = fields[1], text(now - job.created), fields[2] or ''
     end
   end
 end

@@ -1,9 +1,10 @@
--- ARGV tag, limit, gateway, then for each job: id, input, watch ('1' or ''), deadline (µs from now or ''), idem ('' or a digest)
+-- ARGV tag, limit, gateway, then for each job: id, input, watch ('1' or ''), deadline (µs from now or ''),
+-- idem ('' or a digest), trace ('' or a trace context)
 -- Replies for each job: queued | known (same id or key, same input) | conflict | full, then the id, which is another
 -- one than was sent if the key is known.
 -- Repeating it is harmless. It may not run out of memory (no allow-oom): a job is stored whole or refused.
 local limit, gateway = tonumber(ARGV[2]), ARGV[3]
-local FIELDS = 5
+local FIELDS = 6
 local job_keys = {}
 for at = 4, #ARGV, FIELDS do job_keys[#job_keys + 1] = tag .. ':job:' .. ARGV[at] end
 -- usually none of the jobs exists, and one call tells; `made`: an id may come twice in one call
@@ -39,6 +40,10 @@ for at = 4, #ARGV, FIELDS do
       fields[#fields + 1] = 'idem'
       fields[#fields + 1] = idem
       redis.call('SET', tag .. ':key:' .. idem, id)
+    end
+    if ARGV[at + 5] ~= '' then
+      fields[#fields + 1] = 'trace'
+      fields[#fields + 1] = ARGV[at + 5]
     end
     if deadline then
       fields[#fields + 1] = 'deadline'

@@ -185,6 +185,8 @@ async def waiting(
                 return all(status == "processing" and watchers for status, watchers in jobs)
 
             await eventually(all_run_and_are_watched)
+            for prediction_id in ids:  # behind it on the same connection: the gateway has heard so, too
+                await client.get(url_of(prediction_id))
         yield Waiters(ids, sync, long_poll, follower)
 
 

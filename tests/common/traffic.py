@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 
+from common.states import FINAL
 from tests.conftest import leftovers
 from tests.contract.api import Api
 from tools.redis_topologies import Node
@@ -119,5 +120,6 @@ def assert_clean(nodes: Iterable[Node]) -> None:
         with node.client() as client:
             assert not leftovers(client)
             jobs += sum(1 for _ in client.scan_iter("*:job:*", count=1000))
-            finished += sum(int(client.hget(key, "finished") or 0) for key in client.scan_iter("*:counts:*"))
+            for key in client.scan_iter("*:counts:*"):
+                finished += sum(int(client.hget(key, status) or 0) for status in FINAL)
     assert finished == jobs

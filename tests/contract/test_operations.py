@@ -17,9 +17,12 @@ from tests.services import Service, running_services
 from tools.embedded_server import EmbeddedServer, free_port
 
 METRICS = {
-    "gateway": {"foretell_http_requests_total", "foretell_waiters", "foretell_relay_connected"},
+    "gateway": {
+        "http_server_request_duration_seconds_count", "foretell_waiters", "foretell_relay_connected",
+        "foretell_redis_up", "foretell_queue_waiting", "foretell_queue_finished_total",
+    },
     "processor": {
-        "foretell_predictions_total", "foretell_queue_seconds_count", "foretell_predict_seconds_count",
+        "foretell_predictions_total", "foretell_wait_seconds_count", "foretell_predict_seconds_count",
         "foretell_batch_size_count", "foretell_in_hand", "foretell_model_restarts_total",
         "foretell_leases_lost_total",
     },
@@ -37,7 +40,8 @@ def test_a_gateway_has_metrics(api: Api) -> None:
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
     assert _names(answer.text) >= METRICS["gateway"]
-    assert 'foretell_http_requests_total{code="200",method="POST",route="/predict"}' in answer.text
+    labels = 'http_request_method="POST",http_response_status_code="200",http_route="/predict"'
+    assert f"http_server_request_duration_seconds_count{{{labels}}}" in answer.text
 
 
 def test_a_processor_has_the_same_three(moody: Local) -> None:

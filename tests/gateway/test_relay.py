@@ -14,6 +14,7 @@ from common import keys
 from common.job_store import JobState, JobStore, Outcome, Submission
 from common.settings import GatewaySettings
 from common.states import Status
+from common.tracing import Tracing
 from gateway import relay as relay_module
 from gateway.gateway import Gateway
 from gateway.predict import FinalState
@@ -120,7 +121,7 @@ async def proxy(redis_url: str, tmp_path: Path) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def world(redis_url: str, raw: Any, proxy: Proxy, partitions: int) -> AsyncIterator[World]:
-    gateway = Gateway(GatewaySettings(redis_url=proxy.url, partitions=partitions))
+    gateway = Gateway(GatewaySettings(redis_url=proxy.url, partitions=partitions), Tracing())
     processor = JobStore(redis_url, name="processor", partitions=partitions)
     await processor.prepare()
     running = asyncio.create_task(gateway.relay.run())

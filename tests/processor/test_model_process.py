@@ -44,10 +44,14 @@ async def outcomes(process: ModelProcess, *inputs: Any) -> list[Item]:
 
 async def results(process: ModelProcess, *inputs: Any) -> list[Any]:
     """What the model returned, or the sentence why not."""
-    return [
-        orjson.loads(item.data) if item.kind == Kind.RESULT else item.data.decode()
-        for item in await outcomes(process, *inputs)
-    ]
+    return [_result(item) for item in await outcomes(process, *inputs)]
+
+
+def _result(item: Item) -> Any:
+    if item.kind == Kind.REFUSED:
+        return item.data.decode()
+    value = orjson.loads(item.data)
+    return value["error"] if item.kind == Kind.ERROR else value
 
 
 class Log:
@@ -251,10 +255,20 @@ class TestInputs:
         kinds = [Kind.RESULT, Kind.REFUSED, Kind.ERROR, Kind.ERROR, Kind.RESULT]
         assert [Kind(item.kind) for item in found] == kinds
         assert found[1].data == b"The model refuses the input at input: Value error, one is odd."
-        assert found[2].data == b"Prediction failed: KeyError: 'two'"
+        assert _result(found[2]) == "Prediction failed: KeyError: 'two'"
 
 
 class TestExceptions:
+    async def test_the_words_for_the_log_say_where_and_nothing_of_the_input(self, start: Start) -> None:
+        process = await start("""
+            def Model(input):
+                return {}[input]
+        """)
+        (failed,) = await outcomes(process, "secret")
+        words = orjson.loads(failed.data)
+        assert "secret" in words["error"]
+        assert words["cause"] == "KeyError at little_model.py:3 in Model"
+
     async def test_each_fails_alone_with_its_own_text(self, start: Start) -> None:
         process = await start("""
             import asyncio, sys

@@ -122,7 +122,7 @@ class TestProbes:
         assert found['foretell_predictions_total{status="succeeded"}'] == 2
         assert found['foretell_predictions_total{status="failed"}'] == 1
         assert found["foretell_in_hand"] == 1
-        assert found["foretell_queue_seconds_count"] == 4
+        assert found["foretell_wait_seconds_count"] == 4
         assert service.get("/predict")[0] == 404
         book.allow("go")
         assert await client.result(held) == "hold"

@@ -15,6 +15,7 @@ from common.errors import ModelFault
 from common.job_store import Job, JobStore, Outcome, Submission
 from common.settings import ProcessorSettings
 from common.states import Fault, Status
+from common.tracing import Tracing
 from processor.service import Processor
 from processor.worker import Worker
 from tests.conftest import eventually
@@ -31,7 +32,7 @@ class Running:
     def __init__(self, processor: Processor) -> None:
         self.store = processor.store
         self.models = processor.models
-        self.worker = Worker(processor.store, processor.models, processor.settings)
+        self.worker = Worker(processor.store, processor.models, processor.settings, processor.tracing)
         self.task = asyncio.create_task(self.worker.run())
 
     async def stop(self) -> None:
@@ -57,7 +58,7 @@ async def work(
 
     async def start(spec: str, **settings: Any) -> Running:
         given = {"redis_url": redis_url, "partitions": partitions, "model": spec} | settings
-        processor = Processor(ProcessorSettings(**given))
+        processor = Processor(ProcessorSettings(**given), Tracing())
         await asyncio.gather(*(model.start() for model in processor.models))
         started.append(Running(processor))
         return started[-1]

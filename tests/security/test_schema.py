@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 from starlette.routing import Route
 
 from common.settings import GatewaySettings
+from common.tracing import Tracing
 from gateway.app import make_app
 from gateway.gateway import Gateway
 from tests.services import Service, running_services
@@ -57,7 +58,7 @@ def test_its_paths_are_those_of_the_gateway() -> None:
     documented = {
         (path, method.upper()) for path, item in DOCUMENT["paths"].items() for method in METHODS & set(item)
     }
-    app: Any = make_app(Gateway(GatewaySettings(_env_file=None)))
+    app: Any = make_app(Gateway(GatewaySettings(_env_file=None), Tracing()))
     while not hasattr(app, "routes"):
         app = app._app
     routes = [route for route in app.routes if isinstance(route, Route)]
