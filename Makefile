@@ -1,7 +1,7 @@
 # The project's verbs; CI calls the same ones. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench chaos lock clean
+.PHONY: help run test check bench chaos images compose-test k8s-check lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -14,7 +14,7 @@ COMPILE = $(VENV)/bin/uv pip compile pyproject.toml --quiet --upgrade --universa
 INSTALL = $(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes
 
 help:  ## List the verbs
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
 
 run: $(VENV)/installed-run  ## Start everything on this machine: URL http://localhost:8080, Ctrl-C stops it
 	@$(PYTHON) -m tools.dev
@@ -33,6 +33,18 @@ bench: $(VENV)/installed-dev  ## Measure the numbers in the README
 chaos: $(VENV)/installed-dev  ## Break everything for a while and count what was lost: make chaos SEED=7 SECONDS=60 TOPOLOGY=cluster
 	@$(PYTHON) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) \
 		$(if $(TOPOLOGY),--topology $(TOPOLOGY))
+
+images:  ## Build the images foretell-gateway and foretell-processor
+	@for target in gateway processor; do \
+		docker build --target $$target --tag foretell-$$target \
+			--label org.opencontainers.image.revision=$$(git rev-parse HEAD 2>/dev/null) . || exit 1; \
+	done
+
+compose-test: $(VENV)/installed-dev  ## Start docker compose, ask the contract of it, break it under load; needs a container engine
+	@$(PYTHON) -m tests.compose
+
+k8s-check: $(VENV)/installed-dev  ## Render and validate the Kubernetes manifests, lint YAML and Dockerfiles
+	@$(PYTHON) -m tools.k8s_check
 
 lock: $(PYTHON)  ## Resolve pyproject.toml into requirements/*.txt again, newest versions
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

@@ -1,0 +1,1 @@
+"""`make compose-test`: docker compose as its users start it, and what it survives."""
