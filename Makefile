@@ -7,6 +7,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 # python3.11 where one runs, else python3
 SYSTEM_PYTHON ?= $(shell for p in python3.11 python3; do $$p -c "" 2>/dev/null && command -v $$p && break; done)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 UV_VERSION := 0.13.9
 # one lock for every platform and Python; hashed, and free of index addresses so that any mirror serves it
 COMPILE = $(VENV)/bin/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
@@ -34,9 +35,9 @@ chaos: $(VENV)/installed-dev  ## Break everything for a while and count what was
 	@$(PYTHON) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) \
 		$(if $(TOPOLOGY),--topology $(TOPOLOGY))
 
-images:  ## Build the images foretell-gateway and foretell-processor
+images:  ## Build the images foretell-gateway and foretell-processor, also tagged with their version
 	@for target in gateway processor; do \
-		docker build --target $$target --tag foretell-$$target \
+		docker build --target $$target --tag foretell-$$target --tag foretell-$$target:$(VERSION) \
 			--label org.opencontainers.image.revision=$$(git rev-parse HEAD 2>/dev/null) . || exit 1; \
 	done
 

@@ -1,9 +1,10 @@
-"""Logs: one JSON object a line on stderr, or readable lines on a terminal. uvicorn's own lines come the same way."""
+"""Logs: one JSON object a line on stderr, or readable lines on a terminal. What libraries log comes the same way."""
 
 import logging
 import sys
 from typing import Any
 
+import orjson
 import structlog
 from structlog.types import EventDict, Processor
 
@@ -11,31 +12,31 @@ from common.settings import CommonSettings
 
 
 def setup_logs(settings: CommonSettings, service: str) -> None:
-    """Route structlog, warnings and the standard library's logging to stderr; every line names the service."""
+    """Route structlog, warnings and the standard library's logging to stderr; every line names the service.
+
+    Our own lines do not pass through `logging`, which would more than double what an access log costs.
+    """
 
     def name(logger: Any, method: str, line: EventDict) -> EventDict:
         line["service"] = service
         return line
 
     console = settings.log_format == "console" or (settings.log_format is None and sys.stderr.isatty())
+    level = getattr(logging, settings.log_level.upper())
     shared: list[Processor] = [
         name,
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
     ]
     last: list[Processor] = (
         [structlog.dev.ConsoleRenderer()]
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json)]
     )
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[*shared, *last],
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -47,6 +48,10 @@ def setup_logs(settings: CommonSettings, service: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
-    logging.getLogger("uvicorn").setLevel(max(root.level, logging.WARNING))
+    root.setLevel(level)
+    logging.getLogger("uvicorn").setLevel(max(level, logging.WARNING))
     logging.captureWarnings(True)
+
+
+def _json(line: EventDict, **_: Any) -> str:
+    return orjson.dumps(line, default=str).decode()

@@ -7,7 +7,6 @@ are one step in the store; every claimed job is in `_in_hand` until its end is r
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from common.alarm_clock import AlarmClock
 from common.errors import ModelFault, StoreUnavailable
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 log = structlog.get_logger("foretell")
-_level = logging.getLogger("foretell")  # structlog would build the line before it drops it
 
 COLLECT_S = 0.001  # between claims while every model process is busy
 RETRY_S = 0.3  # between tries while the server is away
@@ -64,7 +63,8 @@ class Worker:
     ) -> None:
         self._store = store
         self._models = models
-        self._log: structlog.stdlib.BoundLogger = log.bind(model=settings.model)
+        self._log: FilteringBoundLogger = log.bind(model=settings.model)
+        self._debug = settings.log_level == "debug"
         self._log_inputs = settings.log_inputs
         self._tracing = tracing
         self._max_attempts = settings.max_attempts
@@ -217,7 +217,8 @@ class Worker:
             "foretell.attempt": job.attempt,
             "foretell.wait_seconds": job.queue_us / 1e6,
         }
-        return self._tracing.begin("process", "CONSUMER", job.trace, about)
+        span = self._tracing.begin("process", "CONSUMER", job.trace, about)
+        return span if span and span.is_recording() else None
 
     def _not_heard(self, partitions: Iterable[int]) -> None:
         """Their servers did not answer. Leases are renewed every quarter, so after less than half of one without an
@@ -264,8 +265,8 @@ class Worker:
         try:
             async for items in model.predict([job.input for job in jobs]):
                 for item in items:
-                    if spans:
-                        spans[hand_over.answered].end()
+                    if span := spans[hand_over.answered]:
+                        span.end()
                     self._answered(jobs[hand_over.answered], item)
                     hand_over.answered += 1
         except ModelDied as error:
@@ -277,27 +278,26 @@ class Worker:
         else:
             del self._running[model]  # a late cancellation must not end the next process
             unanswered = jobs[hand_over.answered :]
-            for span in spans[hand_over.answered :]:
+            for span in filter(None, spans[hand_over.answered :]):
                 fail(span, str(died))
                 span.end()
             for job in unanswered:
                 self._about(job).warning("model process died", why=str(died), batch=len(unanswered))
             await self._after_death(model, unanswered, died)
 
-    def _begin_predict(self, jobs: list[Job]) -> "list[Span]":
-        """One for each, or none at all without tracing."""
+    def _begin_predict(self, jobs: list[Job]) -> "list[Span | None]":
+        """One for each job whose trace is recorded."""
         about = {"foretell.batch_size": len(jobs)}
-        spans = [
+        return [
             job.span and self._tracing.begin("predict", "INTERNAL", trace_below(job.span), about)
             for job in jobs
         ]
-        return [span for span in spans if span]
 
     def _answered(self, job: Job, item: Item) -> None:
         if job.dropped:
             return
         if item.kind == Kind.RESULT:
-            if _level.isEnabledFor(logging.DEBUG):
+            if self._debug:
                 self._about(job).debug("prediction succeeded", ms=item.predict_us / 1000)
             self._finish(job, Outcome(Status.SUCCEEDED, item.data, predict_us=item.predict_us))
             return
@@ -319,9 +319,9 @@ class Worker:
             failure = _failure(Fault.MODEL, sentence, item.predict_us)
             self._finish(job, failure._replace(given_up=True, traceback=words["traceback"]))
 
-    def _about(self, job: Job) -> structlog.stdlib.BoundLogger:
+    def _about(self, job: Job) -> FilteringBoundLogger:
         """A logger that names the job."""
-        bound: structlog.stdlib.BoundLogger = self._log.bind(prediction_id=job.id, attempt=job.attempt)
+        bound = self._log.bind(prediction_id=job.id, attempt=job.attempt)
         return bound.bind(trace_id=trace_id(job.trace)) if job.trace else bound
 
     def _failed(self, job: Job, cause: str, error: str, **more: Any) -> None:

@@ -119,6 +119,23 @@ async def test_one_trace_from_the_request_to_the_model(
     assert predict.attributes["foretell.batch_size"] == 1
 
 
+async def test_who_is_not_sampled_is_served_beside_who_is(
+    traced: tuple[httpx2.AsyncClient, InMemorySpanExporter],
+) -> None:
+    client, exporter = traced
+
+    async def ask(number: int) -> None:
+        parent = f"00-{number + 1:032x}-b7ad6b7169203331-0{number % 2}"
+        answer = await client.post(
+            "/predict", json={"input": {"value": number}}, headers={"Traceparent": parent}
+        )
+        assert answer.json()["result"] == number
+
+    await asyncio.gather(*map(ask, range(40)))
+    await eventually(lambda: len(exporter.get_finished_spans()) == 3 * 20)
+    assert {int(ids(span)[0], 16) % 2 for span in exporter.get_finished_spans()} == {0}
+
+
 async def test_a_failure_is_seen_in_the_trace_without_its_input(
     traced: tuple[httpx2.AsyncClient, InMemorySpanExporter],
 ) -> None:
