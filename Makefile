@@ -36,6 +36,7 @@ chaos: $(VENV)/installed-dev  ## Break everything for a while and count what was
 		$(if $(TOPOLOGY),--topology $(TOPOLOGY))
 
 images:  ## Build the images foretell-gateway and foretell-processor, also tagged with their version
+	@command -v docker >/dev/null || { echo "Images need a container engine: install docker." >&2; exit 1; }
 	@for target in gateway processor; do \
 		docker build --target $$target --tag foretell-$$target --tag foretell-$$target:$(VERSION) \
 			--label org.opencontainers.image.revision=$$(git rev-parse HEAD 2>/dev/null) . || exit 1; \

@@ -199,11 +199,13 @@ class Worker:
             self._in_hand[job.id] = job
             new.append(job)
             job.started = now
-            job.span = self._begin(job)
+            if self._tracing.on:
+                job.span = self._begin(job)
             metrics.WAIT_SECONDS.observe(job.queue_us / 1e6)
-            reason = "reclaim" if reclaimed else "first" if job.attempt == 1 else "retry"
-            metrics.ATTEMPTS.labels(reason).inc()
         if new:
+            reasons = Counter("reclaim" if reclaimed else "first" if j.attempt == 1 else "retry" for j in new)
+            for reason, number in reasons.items():
+                metrics.ATTEMPTS.labels(reason).inc(number)
             self._batcher.add(new, now)
             self._work.set()
         return bool(new)
