@@ -8,28 +8,23 @@ are one step in the store; every claimed job is in `_in_hand` until its end is r
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
-from structlog.typing import FilteringBoundLogger
 
 from common.alarm_clock import AlarmClock
 from common.errors import ModelFault, StoreUnavailable
 from common.job_store import Job, JobStore, Outcome, Reader, parse_announcement
 from common.settings import ProcessorSettings
 from common.states import Fault, Status
-from common.tracing import Tracing, fail, trace_below, trace_id
+from common.tracing import Tracing
 from processor import metrics
 from processor.batcher import Batcher, Pace
 from processor.frames import Item, Kind
 from processor.model_process import ModelDied, ModelProcess
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
+from processor.observer import Observer
 
 log = structlog.get_logger("foretell")
 
@@ -40,7 +35,6 @@ CANCEL_GRACE_S = (
 )
 START_TRIES = 5  # a model that worked and now cannot be loaded any more ends the service
 FINISH_MAX = 512
-LOGGED_BYTES = 1000  # of an input, with LOG_INPUTS
 
 
 @dataclass(slots=True)
@@ -63,10 +57,7 @@ class Worker:
     ) -> None:
         self._store = store
         self._models = models
-        self._log: FilteringBoundLogger = log.bind(model=settings.model)
-        self._debug = settings.log_level == "debug"
-        self._log_inputs = settings.log_inputs
-        self._tracing = tracing
+        self._observer = Observer(settings, tracing)
         self._max_attempts = settings.max_attempts
         self._lease_s = settings.lease_s
         batch = models[0].batch
@@ -189,7 +180,6 @@ class Worker:
     def _take_in(self, jobs: list[Job], *, reclaimed: bool) -> bool:
         """Whether there was anything new in it."""
         new = []
-        now = time.monotonic()
         for job in jobs:
             old = self._in_hand.get(job.id)
             if old and (old.entry, old.attempt) == (job.entry, job.attempt):
@@ -198,29 +188,11 @@ class Worker:
                 self._unwanted(old)  # we were silent for a lease and took our own job over
             self._in_hand[job.id] = job
             new.append(job)
-            job.started = now
-            if self._tracing.on:
-                job.span = self._begin(job)
-            metrics.WAIT_SECONDS.observe(job.queue_us / 1e6)
         if new:
-            reasons = Counter("reclaim" if reclaimed else "first" if j.attempt == 1 else "retry" for j in new)
-            for reason, number in reasons.items():
-                metrics.ATTEMPTS.labels(reason).inc(number)
-            self._batcher.add(new, now)
+            self._observer.taken(new, reclaimed=reclaimed)
+            self._batcher.add(new, time.monotonic())
             self._work.set()
         return bool(new)
-
-    def _begin(self, job: Job) -> "Span | None":
-        about: dict[str, str | int | float] = {
-            "messaging.system": "redis",
-            "messaging.operation.type": "process",
-            "messaging.message.id": job.id,
-            "foretell.prediction.id": job.id,
-            "foretell.attempt": job.attempt,
-            "foretell.wait_seconds": job.queue_us / 1e6,
-        }
-        span = self._tracing.begin("process", "CONSUMER", job.trace, about)
-        return span if span and span.is_recording() else None
 
     def _not_heard(self, partitions: Iterable[int]) -> None:
         """Their servers did not answer. Leases are renewed every quarter, so after less than half of one without an
@@ -260,9 +232,8 @@ class Worker:
     async def _predict(self, model: ModelProcess, jobs: list[Job]) -> None:
         """Run one batch. If the model process dies, its jobs run again one by one, so that the bad one fails alone."""
         self._running[model] = hand_over = HandOver(jobs)
-        spans = self._begin_predict(jobs)
+        spans = self._observer.handed_over(jobs)
         started = time.perf_counter()
-        metrics.BATCH_SIZE.observe(len(jobs))
         died = None
         try:
             async for items in model.predict([job.input for job in jobs]):
@@ -280,59 +251,33 @@ class Worker:
         else:
             del self._running[model]  # a late cancellation must not end the next process
             unanswered = jobs[hand_over.answered :]
-            for span in filter(None, spans[hand_over.answered :]):
-                fail(span, str(died))
-                span.end()
-            for job in unanswered:
-                self._about(job).warning("model process died", why=str(died), batch=len(unanswered))
+            self._observer.died(unanswered, spans[hand_over.answered :], str(died))
             await self._after_death(model, unanswered, died)
-
-    def _begin_predict(self, jobs: list[Job]) -> "list[Span | None]":
-        """One for each job whose trace is recorded."""
-        about = {"foretell.batch_size": len(jobs)}
-        return [
-            job.span and self._tracing.begin("predict", "INTERNAL", trace_below(job.span), about)
-            for job in jobs
-        ]
 
     def _answered(self, job: Job, item: Item) -> None:
         if job.dropped:
             return
         if item.kind == Kind.RESULT:
-            if self._debug:
-                self._about(job).debug("prediction succeeded", ms=item.predict_us / 1000)
+            self._observer.succeeded(job, item.predict_us)
             self._finish(job, Outcome(Status.SUCCEEDED, item.data, predict_us=item.predict_us))
             return
         if item.kind == Kind.REFUSED:
             sentence = item.data.decode()
-            self._failed(job, "the input does not fit the model's type hint", sentence)
+            self._observer.failed(job, "the input does not fit the model's type hint", sentence)
             self._finish(job, _failure(Fault.INPUT, sentence, item.predict_us))
             return
         words = orjson.loads(item.data)
         if item.kind == Kind.ERROR:
-            self._failed(job, words["cause"], words["error"])
+            self._observer.failed(job, words["cause"], words["error"])
             self._finish(job, _failure(Fault.MODEL, words["error"], item.predict_us))
         elif job.attempt < self._max_attempts:
-            self._failed(job, words["cause"], words["error"], again_after_s=words["after"])
+            self._observer.failed(job, words["cause"], words["error"], again_after_s=words["after"])
             self._finish(job, words["after"])
         else:
-            self._failed(job, words["cause"], words["error"], given_up=True)
+            self._observer.failed(job, words["cause"], words["error"], given_up=True)
             sentence = f"{words['error']} (at each of {job.attempt} attempts)"
             failure = _failure(Fault.MODEL, sentence, item.predict_us)
             self._finish(job, failure._replace(given_up=True, traceback=words["traceback"]))
-
-    def _about(self, job: Job) -> FilteringBoundLogger:
-        """A logger that names the job."""
-        bound = self._log.bind(prediction_id=job.id, attempt=job.attempt)
-        return bound.bind(trace_id=trace_id(job.trace)) if job.trace else bound
-
-    def _failed(self, job: Job, cause: str, error: str, **more: Any) -> None:
-        """One line; an error's text may quote the input, so it is for LOG_INPUTS only."""
-        if self._log_inputs:
-            more |= {"error": error, "input": job.input[:LOGGED_BYTES].decode(errors="replace")}
-        self._about(job).info("prediction failed", cause=cause, **more)
-        if job.span:
-            fail(job.span, cause)
 
     async def _after_death(self, model: ModelProcess, jobs: list[Job], died: ModelDied) -> None:
         wanted = [job for job in jobs if not job.dropped]
@@ -348,7 +293,7 @@ class Worker:
         if job.attempt < self._max_attempts:
             self._finish(job, 0.0)
             return
-        self._about(job).warning("prediction given up", why=str(died))
+        self._observer.about(job).warning("prediction given up", why=str(died))
         fault = Fault.TIMEOUT if died.timeout else Fault.CRASH
         times = f", at each of {job.attempt} attempts" if job.attempt > 1 else ""
         failure = _failure(fault, f"Prediction failed: {died}{times}.")
@@ -392,15 +337,7 @@ class Worker:
         if retries:
             await self._store.retry(retries)
         recorded = await self._store.finish(outcomes) if outcomes else []
-        ends = Counter(
-            o.status if kept else "refused" for (_, o), kept in zip(outcomes, recorded, strict=True)
-        )
-        for status, number in ends.items():
-            metrics.PREDICTIONS.labels(status).inc(number)
-        now = time.monotonic()
-        for (job, _), kept in zip(outcomes, recorded, strict=True):
-            if kept:
-                metrics.END_TO_END_SECONDS.observe(job.queue_us / 1e6 + now - job.started)
+        self._observer.recorded(outcomes, recorded)
         for job, _ in ended:
             self._drop(job)
         self._room.set()
@@ -408,8 +345,7 @@ class Worker:
     def _drop(self, job: Job) -> None:
         """It is not ours any more."""
         job.dropped = True
-        if job.span:
-            job.span.end()
+        self._observer.dropped(job)
         if self._in_hand.get(job.id) is job:
             del self._in_hand[job.id]
 
@@ -438,7 +374,7 @@ class Worker:
             for job in lost:
                 if job.id in self._in_hand:  # else it was recorded while we asked
                     metrics.LEASES_LOST.inc()
-                    self._about(job).warning("lost a lease: another processor has the prediction")
+                    self._observer.about(job).warning("lost a lease: another processor has the prediction")
                     self._unwanted(job)
 
     async def _hear_forever(self) -> None:
