@@ -160,7 +160,7 @@ class TestJobStore:
         assert await eventually(lambda: submitted(gateway, some[0]), FAILOVER_S)
         old.send_signal(signal.SIGCONT)
         assert await eventually(lambda: submitted(gateway, some[1]), FAILOVER_S)
-        assert sentinels.primary() is not old
+        assert await eventually(lambda: sentinels.primary() is not old, FAILOVER_S)  # most of them know
         assert await eventually(lambda: old.role() == "slave", FAILOVER_S)
         for prediction_id in some:
             assert await gateway.read(prediction_id) is not None
