@@ -1,8 +1,10 @@
 """`python -m tests.chaos.planted gateway|processor <fault>…`: the real service with a fault built in, to show that the
 checker finds it. Each fault is one that somebody could have written."""
 
+import asyncio
 import hashlib
 import sys
+from contextlib import suppress
 from typing import Any
 
 from common import job_store
@@ -70,6 +72,20 @@ def swapped_results() -> None:
     JobStore.finish = swapped  # type: ignore[method-assign]
 
 
+def stop_at_work() -> None:
+    """A stopping processor gives back what runs, too, and has something to give back. By itself this breaks no promise."""
+    drain = worker.Worker.drain
+
+    async def at_work(self: worker.Worker, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds / 2):
+                while not self._in_hand:
+                    await asyncio.sleep(0.001)
+        await drain(self, 0.0)
+
+    worker.Worker.drain = at_work  # type: ignore[method-assign]
+
+
 def forgotten_release() -> None:
     """What a processor gives back when it stops goes nowhere."""
     again = "requeue(job, ARGV[at + 3] == '1' and job.attempt or job.attempt - 1, tonumber(ARGV[at + 4]))"
@@ -93,6 +109,7 @@ FAULTS = {
         no_fence,
         publish_before_write,
         silent_finish,
+        stop_at_work,
         swapped_results,
         unremoved_waiter,
     )

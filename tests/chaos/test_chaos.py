@@ -43,7 +43,7 @@ def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awai
         (["lost_entry"], faults.cut_subscriptions, "lost"),
         (["silent_finish"], faults.forget_scripts, "untold"),
         (["swapped_results"], faults.forget_scripts, "doubled"),
-        (["forgotten_release"], faults.restart_processor, "lost"),
+        (["forgotten_release", "stop_at_work"], faults.restart_processor, "lost"),
         (["unremoved_waiter"], faults.forget_scripts, "leaked"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -57,7 +57,13 @@ async def test_a_planted_fault_is_found(
     assert report.broken[noticed_as][0] in report.text()
 
 
-async def test_the_fence_alone_is_enough(short: Callable[..., Awaitable[Report]]) -> None:
-    """The counterpart of `no_fence`: the same without that fault breaks nothing."""
-    report = await short(["deaf_processor"], faults.forget_scripts)
+@pytest.mark.parametrize(
+    ("planted", "kind"),
+    [("deaf_processor", faults.forget_scripts), ("stop_at_work", faults.restart_processor)],
+)
+async def test_without_the_fault_the_same_breaks_nothing(
+    short: Callable[..., Awaitable[Report]], planted: str, kind: Fault
+) -> None:
+    """The counterparts of `no_fence` and `forgotten_release`."""
+    report = await short([planted], kind)
     assert report.good, report.text()
