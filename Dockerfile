@@ -10,6 +10,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /u
 ENV HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
+LABEL org.opencontainers.image.licenses="Apache-2.0"
 WORKDIR /app
 
 # -- packages, by hash; every one of them is a wheel, so no compiler is needed even here
@@ -34,8 +35,7 @@ RUN chmod -R a+rX /app && python -m compileall -q /app
 # -- the gateway carries no model and no library for one
 FROM base AS gateway
 LABEL org.opencontainers.image.title="foretell-gateway" \
-      org.opencontainers.image.description="Foretell's HTTP and WebSocket API." \
-      org.opencontainers.image.licenses="Apache-2.0"
+      org.opencontainers.image.description="Foretell's HTTP and WebSocket API."
 COPY --from=gateway-packages /packages /usr/local
 COPY --from=sources /app/common /app/common
 COPY --from=sources /app/gateway /app/gateway
@@ -50,8 +50,7 @@ ENTRYPOINT ["python", "-m", "gateway"]
 # -- the processor, and the base of a user's own image: see examples/own_model
 FROM base AS processor
 LABEL org.opencontainers.image.title="foretell-processor" \
-      org.opencontainers.image.description="Runs a prediction model for Foretell." \
-      org.opencontainers.image.licenses="Apache-2.0"
+      org.opencontainers.image.description="Runs a prediction model for Foretell."
 COPY --from=processor-packages /packages /usr/local
 COPY --from=sources /app/common /app/common
 COPY --from=sources /app/processor /app/processor
