@@ -37,37 +37,35 @@ class Queue(Collector):
 
     def collect(self) -> Iterator[Metric]:
         found = self.measure
-        yield _gauge("foretell_redis_up", "1 if Redis answered this scrape.", float(found is not None))
-        waiting = found and max(0, found.unfinished - found.running)
-        oldest = found and (found.oldest_s or 0.0)
+        yield GaugeMetricFamily(
+            "foretell_redis_up", "1 if Redis answered this scrape.", float(found is not None)
+        )
+        if found is None:
+            return
+        waiting = max(0, found.unfinished - found.running)
         for name, meaning, value in (
-            ("unfinished", "Predictions accepted and not final.", found and found.unfinished),
+            ("unfinished", "Predictions accepted and not final.", found.unfinished),
             ("waiting", "Those that no processor has.", waiting),
-            ("running", "Those that a processor has claimed.", found and found.running),
-            ("oldest_waiting_seconds", "How long the next in line has waited.", oldest),
-            ("limit", "MAX_QUEUE.", found and self.limit),
+            ("running", "Those that a processor has claimed.", found.running),
+            ("oldest_waiting_seconds", "How long the next in line has waited.", found.oldest_s or 0.0),
+            ("limit", "MAX_QUEUE.", self.limit),
             (
                 "processors",
                 "Processors in the group; a killed one until another sweeps it out.",
-                found and found.processors,
+                found.processors,
             ),
-            ("dead", "Given-up predictions in GET /dead.", found and found.dead),
+            ("dead", "Given-up predictions in GET /dead.", found.dead),
         ):
-            yield _gauge(f"foretell_queue_{name}", meaning, value)
+            yield GaugeMetricFamily(f"foretell_queue_{name}", meaning, value)
         finished = CounterMetricFamily(
             "foretell_queue_finished", "Predictions by final state.", labels=["status"]
         )
-        for status, number in found.finished.items() if found else ():
+        for status, number in found.finished.items():
             finished.add_metric([status], number)
         yield finished
-        given_up = CounterMetricFamily("foretell_queue_given_up", "Predictions that went to the dead.")
-        if found:
-            given_up.add_metric([], found.given_up)
-        yield given_up
-
-
-def _gauge(name: str, meaning: str, value: float | None) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, meaning, value=value)
+        yield CounterMetricFamily(
+            "foretell_queue_given_up", "Predictions that went to the dead.", found.given_up
+        )
 
 
 QUEUE = Queue()

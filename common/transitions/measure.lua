@@ -23,6 +23,5 @@ local function waited()
   return ''
 end
 
-local numbers = redis.call('HMGET', counts, 'unfinished', 'succeeded', 'failed', 'cancelled', 'expired', 'given_up')
-for at = 1, #numbers do numbers[at] = tonumber(numbers[at] or 0) end
+local numbers = totals()
 return { numbers[1], running, redis.call('XLEN', dead), consumers, waited(), unpack(numbers, 2) }

@@ -15,7 +15,6 @@ for _, id in ipairs(redis.call('ZRANGE', alarms, '-inf', now_text, 'BYSCORE', 'L
 end
 conclude()
 local first = redis.call('ZRANGE', alarms, 0, 0, 'WITHSCORES')
-local numbers = redis.call('HMGET', counts, 'unfinished', 'succeeded', 'failed', 'cancelled', 'expired')
-local finished = 0
-for at = 2, #numbers do finished = finished + tonumber(numbers[at] or 0) end
-return { first[2] and text(math.max(0, first[2] - now)) or '', tonumber(numbers[1] or 0), finished }
+local unfinished, succeeded, failed, cancelled, expired = unpack(totals())
+local finished = succeeded + failed + cancelled + expired
+return { first[2] and text(math.max(0, first[2] - now)) or '', unfinished, finished }

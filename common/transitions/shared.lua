@@ -83,6 +83,13 @@ local function conclude()
   end
 end
 
+-- {unfinished, succeeded, failed, cancelled, expired, given up}; all but the first ever since the server was empty.
+local function totals()
+  local numbers = redis.call('HMGET', counts, 'unfinished', 'succeeded', 'failed', 'cancelled', 'expired', 'given_up')
+  for at = 1, #numbers do numbers[at] = tonumber(numbers[at] or 0) end
+  return numbers
+end
+
 local function set_alarm(job, time)
   redis.call('ZADD', alarms, text(time), job.id)
   redis.call('HSET', job.key, 'alarm', '1')
