@@ -73,17 +73,25 @@ class Tracing:
         return self._tracer is not None
 
     def begin(
-        self, name: str, kind: Literal["SERVER", "CONSUMER", "INTERNAL"], trace: str, attributes: Attributes
+        self,
+        name: str,
+        kind: Literal["SERVER", "CONSUMER", "INTERNAL"],
+        parent: "Span | str",
+        attributes: Attributes,
     ) -> "Span | None":
-        """A span below the one that `trace` names; a new trace if it is empty."""
+        """A span below `parent`: a span of this process, or the one that a trace context names; a new trace if it is
+        empty."""
         if self._tracer is None:
             return None
-        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace import SpanKind, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        parent, _, state = trace.partition(" ")
-        carrier = {"traceparent": parent, "tracestate": state} if trace else {}
-        context = TraceContextTextMapPropagator().extract(carrier)
+        if isinstance(parent, str):
+            traceparent, _, state = parent.partition(" ")
+            carrier = {"traceparent": traceparent, "tracestate": state} if parent else {}
+            context = TraceContextTextMapPropagator().extract(carrier)
+        else:
+            context = set_span_in_context(parent)
         return self._tracer.start_span(name, context, SpanKind[kind], attributes)
 
     def close(self) -> None:
@@ -95,7 +103,7 @@ class Tracing:
 
 
 def trace_below(span: "Span") -> str:
-    """The context for what happens below `span`, as `trace_of` has it."""
+    """The context for what happens below `span` in another process, as `trace_of` has it."""
     from opentelemetry.trace import set_span_in_context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 

@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from common.job_store import Job, Outcome
 from common.settings import ProcessorSettings
-from common.tracing import Tracing, fail, trace_below, trace_id
+from common.tracing import Tracing, fail, trace_id
 from processor import metrics
 
 if TYPE_CHECKING:
@@ -60,10 +60,7 @@ class Observer:
         """They are a model process's now; for each the span of that, None where its trace is not recorded."""
         metrics.BATCH_SIZE.observe(len(jobs))
         about = {"foretell.batch_size": len(jobs)}
-        return [
-            job.span and self._tracing.begin("predict", "INTERNAL", trace_below(job.span), about)
-            for job in jobs
-        ]
+        return [job.span and self._tracing.begin("predict", "INTERNAL", job.span, about) for job in jobs]
 
     def died(self, jobs: list[Job], spans: "list[Span | None]", why: str) -> None:
         """Their model process ended before it answered them."""
