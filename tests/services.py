@@ -71,6 +71,13 @@ class Service:
         """Code and body. Raises OSError while nobody answers."""
         return http_probe.get("127.0.0.1", self.port, path)
 
+    def metrics(self) -> dict[str, float]:
+        """Its samples, by name with labels as scraped. Raises OSError while nobody answers."""
+        code, body = self.get("/metrics")
+        assert code == 200
+        lines = [line for line in body.decode().splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
     def ready(self) -> Self:
         """Wait until /readyz says so; fails at once if the process ends."""
         until = time.monotonic() + START_S

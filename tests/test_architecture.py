@@ -4,13 +4,13 @@ setting is documented.
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.settings import CommonSettings, GatewaySettings, ProcessorSettings
+from tests.operations_page import rows
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVICES = ("common", "gateway", "processor")
@@ -102,20 +102,6 @@ def test_a_dropped_task_would_be_found() -> None:
 # -- docs/operations.md
 
 
-def section(title: str) -> str:
-    text = (ROOT / "docs/operations.md").read_text()
-    match = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert match, f"docs/operations.md has no section {title!r}"
-    return match.group(1)
-
-
-def rows(text: str) -> Iterator[list[str]]:
-    """The cells of the rows of Markdown tables."""
-    for line in text.splitlines():
-        if line.startswith("|"):
-            yield [cell.strip() for cell in line.strip("|").split("|")]
-
-
 def settings() -> dict[str, tuple[str, str]]:
     """Name → default and service."""
     found: dict[str, tuple[str, str]] = {}
@@ -138,7 +124,7 @@ def written(default: Any) -> str:
 def test_every_setting_is_documented_with_its_default_and_nothing_else_is() -> None:
     documented = {
         found.group(): (cells[1].strip("`"), cells[2])
-        for cells in rows(section("Settings"))
+        for _, cells in rows("Settings")
         if (found := re.search("[A-Z_]{3,}", cells[0]))
     }
     assert documented == settings()

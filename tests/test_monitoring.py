@@ -17,12 +17,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.operations_page import rows
 from tests.services import ECHO, running_services
 from tools.embedded_server import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parents[1]
 MONITORING = ROOT / "k8s/components/monitoring"
-OPERATIONS = (ROOT / "docs/operations.md").read_text()
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 GROUPS: list[dict[str, Any]] = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["spec"]["groups"]
@@ -271,18 +271,6 @@ def test_every_alert_says_what_is_and_what_to_do() -> None:
 
 
 # -- docs/operations.md
-
-
-def rows(title: str) -> Iterator[tuple[str, list[str]]]:
-    """Of the tables in one section: the heading above, and the cells of each row but the head."""
-    match = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", OPERATIONS, re.MULTILINE | re.DOTALL)
-    assert match, f"docs/operations.md has no section {title!r}"
-    heading = ""
-    for line in match[1].splitlines():
-        if line.startswith("### "):
-            heading = line
-        elif line.startswith("|") and not line.startswith(("| metric |", "| alert |", "|---")):
-            yield heading, [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_every_alert_is_documented_with_the_same_action_and_no_other_is() -> None:

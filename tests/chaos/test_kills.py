@@ -49,10 +49,7 @@ async def assert_all_succeed(
 
 
 def in_hand(processor: Service) -> int:
-    line = next(
-        line for line in processor.get("/metrics")[1].split(b"\n") if line.startswith(b"foretell_in_hand ")
-    )
-    return int(float(line.split()[1]))
+    return int(processor.metrics()["foretell_in_hand"])
 
 
 def model_pids(processor: Service) -> list[int]:

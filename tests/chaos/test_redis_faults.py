@@ -71,14 +71,6 @@ def slow(value: Any, seconds: float) -> dict[str, Any]:
     return {"mood": "slow", "seconds": seconds, "value": value}
 
 
-def metric(service: Service, name: str) -> float:
-    """One sample, by its name with its labels; 0 if it is not there yet."""
-    for line in service.get("/metrics")[1].decode().splitlines():
-        if line.startswith(f"{name} "):
-            return float(line.split()[-1])
-    return 0.0
-
-
 @asynccontextmanager
 async def clients(gateway: Service) -> AsyncIterator[httpx2.AsyncClient]:
     async with httpx2.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as client:
@@ -287,7 +279,7 @@ def test_no_storm_of_connections(
     with httpx2.Client(base_url=gateway.url) as client:
         answer = client.post("/predict", json={"input": slow(1, 1)}, headers={"Async-Mode": "true"})
         prediction_id = answer.json()["prediction_id"]
-        wait_until(lambda: metric(processor, "foretell_in_hand"))
+        wait_until(lambda: processor.metrics()["foretell_in_hand"])
         frozen = processor if service == "gateway" else gateway
         frozen.send_signal(signal.SIGSTOP)  # only the other one is counted
         own.kill()
@@ -371,8 +363,8 @@ async def test_read_only(own: EmbeddedServer, raw: Any, world: Services, partiti
             assert_refused(await client.post("/predict", json={"input": 1}))
             assert not gateway.is_ready()
             assert not processor.is_ready()
-            await eventually(lambda: metric(processor, "foretell_predict_seconds_count") == 3)
-            assert metric(processor, "foretell_in_hand") == 3  # they have ended, and none can be recorded
+            await eventually(lambda: processor.metrics()["foretell_predict_seconds_count"] == 3)
+            assert processor.metrics()["foretell_in_hand"] == 3  # they have ended, and none can be recorded
             if how == "a replica":
                 raw.replicaof("NO", "ONE")
             else:
@@ -522,7 +514,7 @@ async def test_disturbed_under_load(
     assert len(raw.keys("*:job:*")) == len(done)
     assert attempts(own, list(done), partitions) == {"1"}
     succeeded = 'foretell_predictions_total{status="succeeded"}'
-    assert sum(metric(processor, succeeded) for processor in processors) == len(done)
+    assert sum(processor.metrics()[succeeded] for processor in processors) == len(done)
 
 
 async def test_a_frozen_server_holds_nobody_up_for_long(
@@ -550,7 +542,7 @@ async def test_a_frozen_server_holds_nobody_up_for_long(
             await put_until_accepted(client, i, i)
             assert await result(client, i) == i
     assert attempts(own, [first, *ids], partitions) == {"1"}
-    assert metric(processor, 'foretell_predictions_total{status="succeeded"}') == len([first, *ids])
+    assert processor.metrics()['foretell_predictions_total{status="succeeded"}'] == len([first, *ids])
     assert not late
 
 

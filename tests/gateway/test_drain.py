@@ -115,7 +115,7 @@ class TestWhenItNoLongerAccepts:
         async with httpx2.AsyncClient(base_url=gateway.url, timeout=60) as client:
             body = {"input": until_file(tmp_path / "go")}
             waiting = asyncio.create_task(client.post("/predict", json=body))
-            await eventually(lambda: _waiters(gateway) == 1)
+            await eventually(lambda: gateway.metrics()["foretell_waiters"] == 1)
             gateway.send_signal(signal.SIGTERM)
             await eventually(lambda: gateway.answers("/livez") is None)  # the listener is closed
             assert not waiting.done()
@@ -133,7 +133,7 @@ class TestWhenItNoLongerAccepts:
         async with httpx2.AsyncClient(base_url=gateway.url, timeout=60) as client:
             body = {"input": until_file(tmp_path / "go")}
             waiting = asyncio.create_task(client.post("/predict", json=body))
-            await eventually(lambda: _waiters(gateway) == 1)
+            await eventually(lambda: gateway.metrics()["foretell_waiters"] == 1)
             gateway.send_signal(signal.SIGTERM)
             answer = await waiting
         assert answer.status_code == 503
@@ -177,8 +177,3 @@ async def _frames(socket: Any) -> Any:
             yield await socket.recv()
     except ConnectionClosed:
         return
-
-
-def _waiters(gateway: Service) -> float:
-    lines = gateway.get("/metrics")[1].decode().splitlines()
-    return float(next(line for line in lines if line.startswith("foretell_waiters ")).split()[1])

@@ -18,9 +18,9 @@ from common.tracing import Tracing, trace_of
 from gateway.app import make_app
 from gateway.gateway import Gateway
 from processor.service import Processor
-from processor.worker import Worker
 from tests.conftest import eventually
 from tests.observability.asking import PARENT, SECRET, TRACE, post
+from tests.processor.running import Running
 from tests.services import ECHO, Service
 
 
@@ -59,20 +59,17 @@ async def traced(
     processor = Processor(ProcessorSettings(**common, model=model, max_attempts=2), tracing)
     await gateway.store.prepare()
     await asyncio.gather(*(process.start() for process in processor.models))
-    worker = Worker(processor.store, processor.models, processor.settings, tracing)
-    running = [asyncio.create_task(gateway.relay.run()), asyncio.create_task(worker.run())]
+    running = Running(processor)
+    hearing = asyncio.create_task(gateway.relay.run())
     await gateway.relay.connected.wait()
     gateway.started = True
     transport = httpx2.ASGITransport(make_app(gateway))
     async with httpx2.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
         yield client, exporter
-    await worker.drain(10)
-    for task in running:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-    await asyncio.gather(*(process.stop() for process in processor.models))
-    await processor.store.aclose()
+    await running.stop()
+    hearing.cancel()
+    with suppress(asyncio.CancelledError):
+        await hearing
     await gateway.store.aclose()
 
 

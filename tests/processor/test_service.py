@@ -20,14 +20,6 @@ def last_words(service: Service) -> tuple[int, list[str]]:
     return code, service.log.splitlines()
 
 
-def samples(service: Service) -> dict[str, float]:
-    """Its metrics."""
-    code, body = service.get("/metrics")
-    assert code == 200
-    lines = [line for line in body.decode().splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
-
-
 def consumers(client: Client) -> list[str]:
     streams = [keys.jobs(p) for p in range(client.store.partitions)]
     return [c["name"] for s in streams for c in client.raw.xinfo_consumers(s, keys.GROUP)]
@@ -118,7 +110,7 @@ class TestProbes:
         await book.has("held")
         assert service.get("/livez") == (200, b'{"status":"alive"}')
         assert service.get("/readyz") == (200, b'{"status":"ready"}')
-        found = samples(service)
+        found = service.metrics()
         assert found['foretell_predictions_total{status="succeeded"}'] == 2
         assert found['foretell_predictions_total{status="failed"}'] == 1
         assert found["foretell_in_hand"] == 1
@@ -247,7 +239,7 @@ class TestSilence:
 
 def _refused(service: Service) -> float:
     """Late results, or leases found lost before there was a result."""
-    found = samples(service)
+    found = service.metrics()
     refused = found.get('foretell_predictions_total{status="refused"}', 0.0)
     return refused + found["foretell_leases_lost_total"]
 

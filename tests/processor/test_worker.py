@@ -17,33 +17,13 @@ from common.settings import ProcessorSettings
 from common.states import Fault, Status
 from common.tracing import Tracing
 from processor.service import Processor
-from processor.worker import Worker
 from tests.conftest import eventually
 from tests.processor.conftest import Book, Client, WriteModel
+from tests.processor.running import Running
 
 BLOCK_S = 0.05
 #: long enough for inputs that are submitted together to be one batch, whatever their partitions
 FILL_MS = 500
-
-
-class Running:
-    """A processor's inside, at work."""
-
-    def __init__(self, processor: Processor) -> None:
-        self.store = processor.store
-        self.models = processor.models
-        self.worker = Worker(processor.store, processor.models, processor.settings, processor.tracing)
-        self.task = asyncio.create_task(self.worker.run())
-
-    async def stop(self) -> None:
-        if not self.task.done():
-            await self.worker.drain(10)
-            self.task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self.task
-        await asyncio.gather(*(model.stop() for model in self.models))
-        await self.store.aclose()
-
 
 Work = Callable[..., Awaitable[Running]]
 
