@@ -44,7 +44,7 @@ ENV PORT=8080
 EXPOSE 8080
 # alive, not ready: while Redis is away a restart would help nobody, and cut off every client
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
-    CMD ["python", "-m", "common.healthcheck", "gateway", "/livez"]
+    CMD ["python", "-m", "common.http.healthcheck", "gateway", "/livez"]
 ENTRYPOINT ["python", "-m", "gateway"]
 
 # -- the processor, and the base of a user's own image: see examples/own_model
@@ -59,5 +59,5 @@ USER 10001:10001
 ENV PROBE_PORT=8081
 EXPOSE 8081
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
-    CMD ["python", "-m", "common.healthcheck", "processor", "/livez"]
+    CMD ["python", "-m", "common.http.healthcheck", "processor", "/livez"]
 ENTRYPOINT ["python", "-m", "processor"]

@@ -6,8 +6,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from common.errors import StoreMisconfigured, StoreUnavailable
+from common.http.probes import probe_routes
 from common.json_text import NoInput, NotJson
-from common.probes import probe_routes
 from gateway.dead import DeadPrediction, DeadPredictions, DeadRetry
 from gateway.errors import (
     HttpError,

@@ -10,9 +10,9 @@ from starlette.applications import Starlette
 
 from common.entry import stop_or_end
 from common.errors import StoreUnavailable
+from common.http.probes import probe_routes
+from common.http.server import bind, make_server
 from common.job_store import JobStore
-from common.probes import probe_routes
-from common.server import bind, make_server
 from common.settings import ProcessorSettings
 from common.tracing import Tracing
 from processor.model_process import ModelProcess

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 from websockets.sync.client import connect
 
-from common.probes import NO_REDIS
+from common.http.probes import NO_REDIS
 from common.settings import GatewaySettings, ProcessorSettings
 from tests.conftest import wait_until
 from tests.services import Service, Services, running_services

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from common.errors import StartFault
-from common.server import bind
+from common.http.server import bind
 from common.settings import GatewaySettings, ProcessorSettings
 from tools.dev import choose_ports
 from tools.embedded_server import EmbeddedServer, free_port

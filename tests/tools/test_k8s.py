@@ -27,7 +27,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
 from common import keys
-from common.probes import probe_routes
+from common.http.probes import probe_routes
 from common.settings import CommonSettings, GatewaySettings, ProcessorSettings, read_settings
 from tests.conftest import wait_until
 from tools import embedded_server, k8s_check

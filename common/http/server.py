@@ -19,7 +19,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from common.errors import StartFault
-from common.slow_readers import SlowReaders
+from common.http.slow_readers import SlowReaders
 
 WS_MAX_BYTES = 4096  # a subscriber has nothing to say
 WS_FRAGMENTS = 64  # of one message; empty ones are not limited by its size

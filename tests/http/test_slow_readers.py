@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 from websockets.asyncio.client import connect
 
-from common.slow_readers import MAX_HELD
+from common.http.slow_readers import MAX_HELD
 from tests.conftest import eventually
 from tests.services import Service
 

@@ -1,4 +1,4 @@
-"""`python -m common.healthcheck gateway /readyz`: exit code 0 if the service of this container answers 200.
+"""`python -m common.http.healthcheck gateway /readyz`: exit code 0 if the service of this container answers 200.
 
 For health checks that run in the container, which has no curl. It runs every few seconds, so it imports next to nothing:
 with http.client it would take three times the CPU.

@@ -12,7 +12,7 @@ from tools.embedded_server import free_port
 
 
 def ask(name: str, path: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "common.healthcheck", name, path]
+    command = [sys.executable, "-m", "common.http.healthcheck", name, path]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 

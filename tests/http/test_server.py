@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from common import server as server_module
-from common.server import _WholeAnswers, bind, make_server
+from common.http import server as server_module
+from common.http.server import _WholeAnswers, bind, make_server
 from tests.conftest import eventually
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
