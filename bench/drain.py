@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from bench.jobs import JobsWrong, finish_times, queue_jobs
 from bench.report import Row, Section, Target
 from bench.stage import Stage
-from common import keys
-from common.job_store import JobStore
+from common.store import keys
+from common.store.job_store import JobStore
 
 JOBS = 20_000
 INPUT = b'{"text":"a short text","n":1}'

@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from bench.jobs import JobsWrong, finish_times, queue_jobs
 from bench.report import Row, Section
 from bench.stage import Service, Stage
-from common.job_store import JobStore
+from common.store.job_store import JobStore
 
 SOCKETS = 100
 LIMIT_S = 60.0

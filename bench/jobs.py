@@ -6,9 +6,9 @@ from itertools import islice
 
 from redis.asyncio import Redis
 
-from common import keys
 from common.errors import ForetellError
-from common.job_store import JobStore, Submission
+from common.store import keys
+from common.store.job_store import JobStore, Submission
 
 GROUP = 1000
 

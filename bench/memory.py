@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 from bench.jobs import queue_jobs
 from bench.report import Row, Section, Target
 from bench.stage import Stage
-from common.job_store import JobStore
+from common.store.job_store import JobStore
 
 JOBS = 20_000
 INPUT = b'"%s"' % (b"x" * 98)  # 100 bytes of JSON

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from bench.jobs import JobsWrong, finish_times, queue_jobs
 from bench.report import Row, Section, Target
 from bench.stage import ROOT, Service, Stage
-from common.job_store import JobStore
+from common.store.job_store import JobStore
 
 SOCKETS = 10_000
 INPUT = b'{"text":"a short text","n":1}'

@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 
 from bench.report import Row, Section, Target
 from bench.stage import Stage
-from common import keys
-from common.job_store import JobStore, Submission, parse_announcement
-from common.redis_connections import Subscription
+from common.store import keys
+from common.store.connections import Subscription
+from common.store.job_store import JobStore, Submission, parse_announcement
 
 INPUT = b'{"text":"a short text","n":1}'
 ROUNDS = 5

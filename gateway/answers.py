@@ -2,8 +2,8 @@
 
 from starlette.types import Scope, Send
 
-from common.job_store import JobState
-from common.states import Status
+from common.store.job_store import JobState
+from common.store.states import Status
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -6,9 +6,9 @@ from urllib.parse import parse_qs
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from common import keys
-from common.job_store import Dead
-from common.states import Status
+from common.store import keys
+from common.store.job_store import Dead
+from common.store.states import Status
 from gateway.answers import accepted_body, answer, status_header
 from gateway.errors import HttpError, queue_full
 from gateway.gateway import Gateway

@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from common.states import Fault
+from common.store.states import Fault
 
 log = structlog.get_logger("foretell")
 

@@ -4,11 +4,11 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from common import keys
-from common.alarm_clock import AlarmClock
 from common.errors import StoreMisconfigured, StoreUnavailable
-from common.job_store import JobStore
 from common.settings import GatewaySettings
+from common.store import keys
+from common.store.alarm_clock import AlarmClock
+from common.store.job_store import JobStore
 from common.tracing import Tracing
 from gateway import metrics
 from gateway.errors import HttpError

@@ -11,8 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from common.job_store import Measure
 from common.metrics import Histogram
+from common.store.job_store import Measure
 
 #: OpenTelemetry's http.server.request.duration
 REQUEST_SECONDS = Histogram(

@@ -6,10 +6,10 @@ import asyncio
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from common import keys
-from common.job_store import JobState, Submission, Submitted
 from common.json_text import input_of, same_value
-from common.states import Fault, Status
+from common.store import keys
+from common.store.job_store import JobState, Submission, Submitted
+from common.store.states import Fault, Status
 from gateway.answers import Headers, accepted_body, answer, prediction_body, status_header, sync_body
 from gateway.errors import ALREADY_FINISHED, CODE_OF_FAULT, NOT_FOUND, HttpError, queue_full
 from gateway.gateway import Gateway

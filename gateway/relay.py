@@ -12,7 +12,7 @@ from enum import Enum
 import structlog
 
 from common.errors import StoreUnavailable
-from common.job_store import JobState, JobStore, parse_announcement
+from common.store.job_store import JobState, JobStore, parse_announcement
 from gateway import metrics
 
 log = structlog.get_logger("foretell")

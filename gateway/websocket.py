@@ -14,10 +14,10 @@ from contextlib import suppress
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from common import keys
 from common.errors import StoreMisconfigured, StoreUnavailable
-from common.job_store import JobState, JobStore
-from common.states import Status
+from common.store import keys
+from common.store.job_store import JobState, JobStore
+from common.store.states import Status
 from gateway.answers import prediction_body
 from gateway.errors import NOT_FOUND
 from gateway.gateway import Gateway

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from common.job_store import Job, Outcome
 from common.settings import ProcessorSettings
+from common.store.job_store import Job, Outcome
 from common.tracing import Tracing, fail, trace_id
 from processor import metrics
 

@@ -12,8 +12,8 @@ from common.entry import stop_or_end
 from common.errors import StoreUnavailable
 from common.http.probes import probe_routes
 from common.http.server import bind, make_server
-from common.job_store import JobStore
 from common.settings import ProcessorSettings
+from common.store.job_store import JobStore
 from common.tracing import Tracing
 from processor.model_process import ModelProcess
 from processor.worker import Worker

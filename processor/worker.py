@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import orjson
 import structlog
 
-from common.alarm_clock import AlarmClock
 from common.errors import ModelFault, StoreUnavailable
-from common.job_store import Job, JobStore, Outcome, Reader, parse_announcement
 from common.settings import ProcessorSettings
-from common.states import Fault, Status
+from common.store.alarm_clock import AlarmClock
+from common.store.job_store import Job, JobStore, Outcome, Reader, parse_announcement
+from common.store.states import Fault, Status
 from common.tracing import Tracing
 from processor import metrics
 from processor.batcher import Batcher, Pace

@@ -19,8 +19,8 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from common import keys
 from common.errors import StartFault
+from common.store import keys
 from tools.embedded_server import POLL_S, EmbeddedServer
 
 READY_S = 60.0

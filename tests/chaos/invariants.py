@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 from redis.asyncio import Redis
 
-from common import keys
+from common.store import keys
 from tests.chaos.journal import Journal, Record, Told
 from tests.chaos.model import answer
 from tests.chaos.stage import Member, Stage

@@ -7,11 +7,11 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from common import job_store
 from common.entry import run_service
-from common.job_store import Job, JobStore, Outcome
 from common.settings import GatewaySettings, ProcessorSettings
-from common.states import Status
+from common.store import job_store
+from common.store.job_store import Job, JobStore, Outcome
+from common.store.states import Status
 from gateway import relay
 from gateway.service import serve as serve_gateway
 from processor import worker

@@ -14,7 +14,7 @@ from redis import Redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from common import keys
+from common.store import keys
 from tests.conftest import eventually, leftovers
 from tests.services import MOODY, MOODY_BATCH, Service
 

@@ -17,7 +17,7 @@ from redis import Redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from common import keys
+from common.store import keys
 from tests.conftest import eventually
 from tests.services import MOODY, Service
 

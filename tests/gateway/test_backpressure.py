@@ -10,8 +10,8 @@ import httpx2
 import pytest
 from redis import Redis
 
-from common.alarm_clock import RETRY_AFTER_S, AlarmClock
-from common.job_store import JobStore, Tide
+from common.store.alarm_clock import RETRY_AFTER_S, AlarmClock
+from common.store.job_store import JobStore, Tide
 from tests.conftest import eventually
 from tests.contract.conftest import PATIENT
 from tests.services import Service

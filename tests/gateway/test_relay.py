@@ -10,10 +10,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from redis import Redis
 
-from common import keys
-from common.job_store import JobState, JobStore, Outcome, Submission
 from common.settings import GatewaySettings
-from common.states import Status
+from common.store import keys
+from common.store.job_store import JobState, JobStore, Outcome, Submission
+from common.store.states import Status
 from common.tracing import Tracing
 from gateway import relay as relay_module
 from gateway.gateway import Gateway
@@ -97,14 +97,14 @@ class World:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.job_store.BLOCK_S", 0.01)
+    monkeypatch.setattr("common.store.job_store.BLOCK_S", 0.01)
 
 
 @pytest.fixture
 def no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a new subscription makes the relay look, and a silent one is given up soon. Ask for it before `world`."""
     monkeypatch.setattr(relay_module, "SWEEP_S", 3600.0)
-    monkeypatch.setattr("common.redis_connections.Subscription.PING_S", 0.2)
+    monkeypatch.setattr("common.store.connections.Subscription.PING_S", 0.2)
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ class TestDeafness:
         self, world: World, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         prediction_id = await world.submit()
-        monkeypatch.setattr("common.redis_connections.COMMAND_TIMEOUT_S", 0.5)  # of links not made yet
+        monkeypatch.setattr("common.store.connections.COMMAND_TIMEOUT_S", 0.5)  # of links not made yet
         with Waiter(world, prediction_id) as waiter:
             proxy.mute()
             await world.finish()

@@ -15,8 +15,8 @@ import pytest
 import uvloop
 from redis import Redis
 
-from common import keys
-from common.job_store import JobState, JobStore, Submission
+from common.store import keys
+from common.store.job_store import JobState, JobStore, Submission
 from tests.conftest import eventually
 from tests.services import services, start_processor
 

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from common import keys
-from common.states import Status
+from common.store import keys
+from common.store.states import Status
 from tests.conftest import eventually
 from tests.processor.conftest import Book, Client, WriteModel
 from tests.services import Service, Services

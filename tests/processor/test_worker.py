@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from common import keys
 from common.errors import ModelFault
-from common.job_store import Job, JobStore, Outcome, Submission
 from common.settings import ProcessorSettings
-from common.states import Fault, Status
+from common.store import keys
+from common.store.job_store import Job, JobStore, Outcome, Submission
+from common.store.states import Fault, Status
 from common.tracing import Tracing
 from processor.service import Processor
 from tests.conftest import eventually
@@ -33,7 +33,7 @@ async def work(
     client: Client, redis_url: str, partitions: int, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Work]:
     """`await work(spec, max_attempts=1)` starts a worker; it is drained after the test."""
-    monkeypatch.setattr("common.job_store.BLOCK_S", BLOCK_S)
+    monkeypatch.setattr("common.store.job_store.BLOCK_S", BLOCK_S)
     started: list[Running] = []
 
     async def start(spec: str, **settings: Any) -> Running:

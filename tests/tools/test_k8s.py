@@ -26,9 +26,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
-from common import keys
 from common.http.probes import probe_routes
 from common.settings import CommonSettings, GatewaySettings, ProcessorSettings, read_settings
+from common.store import keys
 from tests.conftest import wait_until
 from tools import embedded_server, k8s_check
 from tools.child_process import ending, start_child

@@ -15,9 +15,9 @@ from redis import exceptions
 from redis.asyncio import Connection
 from redis.crc import key_slot
 
-from common import keys
 from common.errors import StoreMisconfigured, StoreUnavailable
-from common.redis_topology import Command, Topology, make_topology, refused, send
+from common.store import keys
+from common.store.topology import Command, Topology, make_topology, refused, send
 
 __all__ = ["BLOCK_S", "COMMAND_TIMEOUT_S", "Command", "Connections", "Link", "Subscription", "translate"]
 

@@ -1,8 +1,8 @@
 """The job store: the only module that talks to Redis. One method per transition, one Lua script behind each.
 
 It must never change a job outside a transition, and never let redis-py's errors out: callers see StoreUnavailable
-(try again, every transition may be repeated) or StoreMisconfigured. The key map is in `common/keys.py`, the fields
-of a job in `common/transitions/shared.lua`.
+(try again, every transition may be repeated) or StoreMisconfigured. The key map is in `common/store/keys.py`, the fields
+of a job in `common/store/transitions/shared.lua`.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ import orjson
 import structlog
 from redis import exceptions
 
-from common import keys
 from common.errors import StoreMisconfigured, StoreUnavailable
-from common.group_commit import GroupCommit
-from common.redis_connections import BLOCK_S, Command, Connections, Link, Subscription, translate
 from common.settings import CommonSettings
-from common.states import FINAL, Status
+from common.store import keys
+from common.store.connections import BLOCK_S, Command, Connections, Link, Subscription, translate
+from common.store.group_commit import GroupCommit
+from common.store.states import FINAL, Status
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -151,7 +151,7 @@ class JobState(NamedTuple):
 
 class _Script:
     def __init__(self, name: str, flags: str = "flags=allow-oom") -> None:
-        files = resources.files("common") / "transitions"
+        files = resources.files("common.store") / "transitions"
         self.text = (
             f"#!lua {flags}\n{(files / 'shared.lua').read_text()}\n{(files / f'{name}.lua').read_text()}"
         )

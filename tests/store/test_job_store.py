@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from common import keys
-from common.job_store import Job, JobState, JobStore, Outcome, Submission, parse_announcement
-from common.redis_connections import Subscription
-from common.states import Fault, Status
-from tests.common.conftest import MakeStore, Processor
+from common.store import keys
+from common.store.connections import Subscription
+from common.store.job_store import Job, JobState, JobStore, Outcome, Submission, parse_announcement
+from common.store.states import Fault, Status
 from tests.conftest import eventually
+from tests.store.conftest import MakeStore, Processor
 
 pytestmark = pytest.mark.leaves_jobs("transitions are looked at one by one, in the middle of a job's life")
 
@@ -152,7 +152,7 @@ class TestClaim:
         self, gateway: JobStore, a: Processor, raw: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await a.claim()
-        monkeypatch.setattr("common.job_store.BLOCK_S", 10.0)
+        monkeypatch.setattr("common.store.job_store.BLOCK_S", 10.0)
         claim = asyncio.create_task(a.store.claim(a.readers[0], 10))
         await eventually(lambda: raw.info("clients")["blocked_clients"] == 1)
         ids = list(islice(keys.new_ids(1), 3))

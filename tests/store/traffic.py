@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from common.states import FINAL
+from common.store.states import FINAL
 from tests.conftest import leftovers
 from tests.contract.api import Api
 from tools.redis_topologies import Node

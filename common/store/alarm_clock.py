@@ -10,7 +10,7 @@ from collections import deque
 import structlog
 
 from common.errors import StoreUnavailable
-from common.job_store import JobStore, Tide
+from common.store.job_store import JobStore, Tide
 
 log = structlog.get_logger("foretell")
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from common import keys
 from common.errors import StoreMisconfigured, StoreUnavailable
-from common.job_store import JobStore, Outcome, Submission, parse_announcement
-from common.states import Status
-from tests.common.conftest import MakeStore, Processor
-from tests.common.traffic import assert_clean, traffic, unfinished
+from common.store import keys
+from common.store.job_store import JobStore, Outcome, Submission, parse_announcement
+from common.store.states import Status
 from tests.conftest import eventually, wait_until
 from tests.services import LANGUAGE, ROOT, running_services
+from tests.store.conftest import MakeStore, Processor
+from tests.store.traffic import assert_clean, traffic, unfinished
 from tools.redis_topologies import ClusterSet, Node, free_ports, slot_of
 
 PARTITIONS = 4  # of 0 to 2, each has a master of its own

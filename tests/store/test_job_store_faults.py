@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from common import job_store, keys
 from common.errors import StoreMisconfigured, StoreUnavailable
-from common.job_store import JobStore, Outcome, Submission
-from common.states import Status
-from tests.common.conftest import MakeStore, Processor
+from common.store import job_store, keys
+from common.store.job_store import JobStore, Outcome, Submission
+from common.store.states import Status
+from tests.store.conftest import MakeStore, Processor
 from tools.embedded_server import EmbeddedServer
 
 pytestmark = pytest.mark.leaves_jobs("what counts here is what the store says while its server fails")
@@ -210,7 +210,7 @@ class TestAServerThatIsAway:
     ) -> None:
         gateway = open_store(own.url, name="gate")
         await gateway.prepare()
-        monkeypatch.setattr("common.redis_connections.COMMAND_TIMEOUT_S", 0.1)
+        monkeypatch.setattr("common.store.connections.COMMAND_TIMEOUT_S", 0.1)
         impatient = open_store(own.url, name="gate")
         await impatient.read(SUBMISSION.id)
         own.send_signal(signal.SIGSTOP)

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from common import keys
-from common.job_store import JobStore, Outcome, Submission
-from common.states import Status
-from tests.common.conftest import Processor
+from common.store import keys
+from common.store.job_store import JobStore, Outcome, Submission
+from common.store.states import Status
 from tests.conftest import leftovers
+from tests.store.conftest import Processor
 
 
 @pytest.mark.leaves_jobs("that is what is looked at")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import keys
+from common.store import keys
 
 PARTITIONS = st.integers(1, 256)
 

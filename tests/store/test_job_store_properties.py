@@ -20,10 +20,10 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from common import keys
-from common.job_store import Job, JobState, JobStore, Outcome, Submission, parse_announcement
-from common.states import FINAL, MOVES, Fault, Status
-from tests.common.conftest import Processor
+from common.store import keys
+from common.store.job_store import Job, JobState, JobStore, Outcome, Submission, parse_announcement
+from common.store.states import FINAL, MOVES, Fault, Status
+from tests.store.conftest import Processor
 
 MAX_ATTEMPTS = 3
 SORRY = "Prediction cancelled."

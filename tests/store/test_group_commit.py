@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from common.group_commit import GroupCommit
+from common.store.group_commit import GroupCommit
 
 
 class Sends:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from common.job_store import MIN_VERSION, Job, JobStore
+from common.store.job_store import MIN_VERSION, Job, JobStore
 from tests.conftest import PUNCTUAL
 from tools.embedded_server import EmbeddedServer
 
@@ -44,7 +44,7 @@ def raw(redis_url: str) -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def _short_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim that finds nothing comes back at once."""
-    monkeypatch.setattr("common.job_store.BLOCK_S", 0.001)
+    monkeypatch.setattr("common.store.job_store.BLOCK_S", 0.001)
 
 
 class Processor:

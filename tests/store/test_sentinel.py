@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from common import keys
 from common.errors import StoreUnavailable
-from common.job_store import JobStore, Outcome, Submission, parse_announcement
-from common.redis_topology import parse_url
-from common.states import Status
-from tests.common.conftest import MakeStore, Processor
-from tests.common.traffic import assert_clean, traffic, unfinished
+from common.store import keys
+from common.store.job_store import JobStore, Outcome, Submission, parse_announcement
+from common.store.states import Status
+from common.store.topology import parse_url
 from tests.conftest import eventually, wait_until
 from tests.services import running_services
+from tests.store.conftest import MakeStore, Processor
+from tests.store.traffic import assert_clean, traffic, unfinished
 from tools.redis_topologies import SERVICE, SentinelSet, free_ports
 
 DONE = Outcome(Status.SUCCEEDED, b'"done"')
@@ -119,7 +119,7 @@ class TestJobStore:
         self, sentinels: SentinelSet, open_store: MakeStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A failover that somebody asked for: the old primary answers all the time, as a replica in the end."""
-        monkeypatch.setattr("common.redis_connections.Subscription.PING_S", 0.2)
+        monkeypatch.setattr("common.store.connections.Subscription.PING_S", 0.2)
         gateway = open_store(sentinels.url, name="gate")
         processor = Processor(open_store(sentinels.url, name="proc"))
         await gateway.prepare()
@@ -151,7 +151,7 @@ class TestJobStore:
     async def test_a_primary_that_falls_silent_is_left_for_good(
         self, sentinels: SentinelSet, open_store: MakeStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("common.redis_connections.COMMAND_TIMEOUT_S", 1.0)
+        monkeypatch.setattr("common.store.connections.COMMAND_TIMEOUT_S", 1.0)
         gateway = open_store(sentinels.url, name="gate")
         await gateway.prepare()
         old = sentinels.primary()
