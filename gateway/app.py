@@ -8,7 +8,9 @@ from starlette.types import ASGIApp
 from common.errors import StoreMisconfigured, StoreUnavailable
 from common.http.probes import probe_routes
 from common.json_text import NoInput, NotJson
-from gateway.dead import DeadPrediction, DeadPredictions, DeadRetry
+from gateway.endpoints.dead import DeadPrediction, DeadPredictions, DeadRetry
+from gateway.endpoints.predict import Prediction, Predictions
+from gateway.endpoints.websocket import PredictionSocket
 from gateway.errors import (
     HttpError,
     http_error,
@@ -20,9 +22,7 @@ from gateway.errors import (
 )
 from gateway.gateway import Gateway
 from gateway.observed import Observed
-from gateway.predict import Prediction, Predictions
 from gateway.security import guarded
-from gateway.websocket import PredictionSocket
 
 
 def make_app(gateway: Gateway) -> ASGIApp:

@@ -16,8 +16,8 @@ from common.store.job_store import JobState, JobStore, Outcome, Submission
 from common.store.states import Status
 from common.tracing import Tracing
 from gateway import relay as relay_module
+from gateway.endpoints.predict import FinalState
 from gateway.gateway import Gateway
-from gateway.predict import FinalState
 from gateway.relay import Ending, Relay
 from tests.conftest import eventually
 
