@@ -15,7 +15,7 @@ from common.http.server import bind, make_server
 from common.settings import ProcessorSettings
 from common.store.job_store import JobStore
 from common.tracing import Tracing
-from processor.model_process import ModelProcess
+from processor.model.process import ModelProcess
 from processor.worker import Worker
 
 log = structlog.get_logger("foretell")

@@ -22,8 +22,8 @@ from common.store.states import Fault, Status
 from common.tracing import Tracing
 from processor import metrics
 from processor.batcher import Batcher, Pace
-from processor.frames import Item, Kind
-from processor.model_process import ModelDied, ModelProcess
+from processor.model.frames import Item, Kind
+from processor.model.process import ModelDied, ModelProcess
 from processor.observer import Observer
 
 log = structlog.get_logger("foretell")

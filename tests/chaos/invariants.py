@@ -160,7 +160,7 @@ def _orphans(stage: Stage) -> list[int]:
             parent = re.search(r"^PPid:\s+(\d+)", (folder / "status").read_text(), re.MULTILINE)
         except OSError:
             continue
-        if ours and b"processor.model_child" in words and parent and int(parent[1]) not in processors:
+        if ours and b"processor.model.child" in words and parent and int(parent[1]) not in processors:
             found.append(int(folder.name))
     return found
 

@@ -14,8 +14,8 @@ import orjson
 import pytest
 
 from common.errors import ModelFault
-from processor.frames import Item, Kind
-from processor.model_process import ModelDied, ModelProcess, State
+from processor.model.frames import Item, Kind
+from processor.model.process import ModelDied, ModelProcess, State
 from tests.conftest import eventually, wait_until
 from tests.processor.conftest import WriteModel
 
@@ -69,7 +69,7 @@ class Log:
 def printed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """(stream, line) of what models print."""
     log = Log()
-    monkeypatch.setattr("processor.model_process.log", log)
+    monkeypatch.setattr("processor.model.process.log", log)
     return log.lines
 
 
@@ -543,7 +543,7 @@ class TestEnds:
     async def test_a_teardown_that_hangs_is_cut_short(
         self, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("processor.model_process.STOP_LIMIT_S", 0.2)
+        monkeypatch.setattr("processor.model.process.STOP_LIMIT_S", 0.2)
         process = await start("""
             import time
             class Model:
@@ -594,7 +594,7 @@ class TestEnds:
 #: Runs a prediction and prints what the model prints.
 OWNER = """
 import asyncio, sys
-from processor import model_process
+from processor.model import process as model_process
 
 class Log:
     def info(self, line, **more): print(line, flush=True)
@@ -734,7 +734,7 @@ class TestStarts:
     async def test_a_setup_that_never_ends(
         self, write_model: WriteModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("processor.model_process.SETUP_LIMIT_S", 0.2)
+        monkeypatch.setattr("processor.model.process.SETUP_LIMIT_S", 0.2)
         spec = write_model("import time\ntime.sleep(3600)\ndef Model(input): ...")
         process = ModelProcess(spec, predict_timeout_s=60)
         with pytest.raises(ModelFault, match=r"setup took longer than 0\.2 s\."):

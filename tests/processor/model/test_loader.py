@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from common.errors import ModelFault
-from processor.model_loader import Model, load_model
+from processor.model.loader import Model, load_model
 
 Load = Callable[..., Model]
 

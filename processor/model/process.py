@@ -21,7 +21,7 @@ import orjson
 import structlog
 
 from common.errors import ModelFault
-from processor.frames import HEADER, Item, Kind, pack, unpack
+from processor.model.frames import HEADER, Item, Kind, pack, unpack
 
 log = structlog.get_logger("foretell")
 
@@ -68,7 +68,7 @@ class ModelProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-u", "-m", "processor.model_child", str(theirs.fileno()), self._model),
+                *(sys.executable, "-u", "-m", "processor.model.child", str(theirs.fileno()), self._model),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.frames import HEADER, Item, Kind, pack, unpack
+from processor.model.frames import HEADER, Item, Kind, pack, unpack
 
 items = st.builds(Item, st.sampled_from(list(Kind)), st.integers(0, 2**32 - 1), st.binary(max_size=300))
 

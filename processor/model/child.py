@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from common import json_text
 from common.errors import ModelFault
-from processor.frames import HEADER, Item, Kind, pack, unpack
-from processor.model_loader import Model, describe, in_one_line, load_model
+from processor.model.frames import HEADER, Item, Kind, pack, unpack
+from processor.model.loader import Model, describe, in_one_line, load_model
 
 FLUSH_S = 0.001  # outcomes are sent at the latest before the next call that starts this much after the first of them
 
