@@ -14,7 +14,7 @@ from bench.jobs import JobsWrong, finish_times, queue_jobs
 from bench.report import Row, Section, Target
 from bench.stage import Stage
 from common.store import keys
-from common.store.job_store import JobStore
+from common.store.session import Session
 
 JOBS = 20_000
 INPUT = b'{"text":"a short text","n":1}'
@@ -44,17 +44,16 @@ def measure() -> Section:
 async def _round() -> tuple[float, float, float]:
     """Per second: jobs queued, jobs drained, SETs."""
     with Stage() as stage:
-        store = JobStore(stage.redis_url, name="bench")
-        await store.prepare()
+        session = Session(stage.redis_url, name="bench")
         async with Redis.from_url(stage.redis_url) as client:
             sets_per_s = await _sets_per_s(client)
             began = time.perf_counter()
-            ids = await queue_jobs(store, [INPUT] * JOBS)
+            ids = await queue_jobs(session, [INPUT] * JOBS)
             queued_per_s = JOBS / (time.perf_counter() - began)
             with stage.processor("echo.py:echo"):
                 await _until_empty(client)
             times = await finish_times(client, ids)
-        await store.aclose()
+        await session.aclose()
     first, last = min(times), max(times)
     return queued_per_s, sum(at > first for at in times) / (last - first) * 1e6, sets_per_s
 

@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from bench.jobs import JobsWrong, finish_times, queue_jobs
 from bench.report import Row, Section
 from bench.stage import Service, Stage
-from common.store.job_store import JobStore
+from common.store.session import Session
 
 SOCKETS = 100
 LIMIT_S = 60.0
@@ -32,8 +32,8 @@ def measure() -> Section:
 async def _row(name: str, model: str, input_: bytes) -> Row:
     with Stage() as stage:
         gateway = stage.gateway()
-        store = JobStore(stage.redis_url, name="bench")
-        ids = await queue_jobs(store, [input_] * SOCKETS)
+        session = Session(stage.redis_url, name="bench")
+        ids = await queue_jobs(session, [input_] * SOCKETS)
         try:
             async with asyncio.timeout(LIMIT_S):
                 heard = await _listen_all(stage, gateway, ids, model)
@@ -41,7 +41,7 @@ async def _row(name: str, model: str, input_: bytes) -> Row:
             raise JobsWrong(f"Not every WebSocket got its last frame within {LIMIT_S:g} s.") from None
         async with Redis.from_url(stage.redis_url) as client:
             finished = await finish_times(client, ids)
-        await store.aclose()
+        await session.aclose()
     late_ms = [(h - f) / 1000 for h, f in zip(heard, finished, strict=True)]
     return {"finishes": name, "p50 ms": median(late_ms), "p99 ms": quantiles(late_ms, n=100)[98]}
 

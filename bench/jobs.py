@@ -8,7 +8,9 @@ from redis.asyncio import Redis
 
 from common.errors import ForetellError
 from common.store import keys
-from common.store.job_store import JobStore, Submission
+from common.store.jobs import Jobs, Submission
+from common.store.queue import Queue
+from common.store.session import Session
 
 GROUP = 1000
 
@@ -17,14 +19,16 @@ class JobsWrong(ForetellError):
     """A job was not accepted, or did not succeed: there is nothing to measure."""
 
 
-async def queue_jobs(store: JobStore, inputs: Sequence[bytes]) -> list[str]:
+async def queue_jobs(session: Session, inputs: Sequence[bytes]) -> list[str]:
     """Submit all; the ids, in order. Raises JobsWrong."""
+    await Queue(session).prepare()
+    jobs = Jobs(session)
     ids = list(islice(keys.new_ids(1), len(inputs)))
     for at in range(0, len(ids), GROUP):
         submissions = [
             Submission(*job) for job in zip(ids[at : at + GROUP], inputs[at : at + GROUP], strict=True)
         ]
-        replies = await asyncio.gather(*map(store.submit, submissions))
+        replies = await asyncio.gather(*map(jobs.submit, submissions))
         words = {reply.word for reply in replies}
         if words != {"queued"}:
             raise JobsWrong(f"Jobs were not accepted: {words}.")

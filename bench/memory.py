@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 from bench.jobs import queue_jobs
 from bench.report import Row, Section, Target
 from bench.stage import Stage
-from common.store.job_store import JobStore
+from common.store.session import Session
 
 JOBS = 20_000
 INPUT = b'"%s"' % (b"x" * 98)  # 100 bytes of JSON
@@ -22,11 +22,10 @@ def measure() -> Section:
 async def _bytes_per_job() -> float:
     with Stage() as stage:
         async with Redis.from_url(stage.redis_url) as client:
-            store = JobStore(stage.redis_url, name="bench")
-            await store.prepare()
+            session = Session(stage.redis_url, name="bench")
             before = await _used(client)
-            await queue_jobs(store, [INPUT] * JOBS)
-            await store.aclose()  # the server's buffers for this client are no part of a job
+            await queue_jobs(session, [INPUT] * JOBS)
+            await session.aclose()  # the server's buffers for this client are no part of a job
             return (await _used(client) - before) / JOBS
 
 

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from bench.jobs import JobsWrong, finish_times, queue_jobs
 from bench.report import Row, Section, Target
 from bench.stage import ROOT, Service, Stage
-from common.store.job_store import JobStore
+from common.store.session import Session
 
 SOCKETS = 10_000
 INPUT = b'{"text":"a short text","n":1}'
@@ -68,12 +68,11 @@ def _row(name: str, predictions: int) -> Row:
 
 
 async def _queue(stage: Stage, number: int) -> list[str]:
-    store = JobStore(stage.redis_url, name="bench")
-    await store.prepare()
+    session = Session(stage.redis_url, name="bench")
     try:
-        return await queue_jobs(store, [INPUT] * number)
+        return await queue_jobs(session, [INPUT] * number)
     finally:
-        await store.aclose()
+        await session.aclose()
 
 
 async def _finished(stage: Stage, ids: list[str]) -> list[int]:

@@ -10,8 +10,10 @@ from redis.asyncio import Redis
 from bench.report import Row, Section, Target
 from bench.stage import Stage
 from common.store import keys
+from common.store.announcements import parse_announcement
 from common.store.connections import Subscription
-from common.store.job_store import JobStore, Submission, parse_announcement
+from common.store.jobs import Jobs, Submission
+from common.store.session import Session
 
 INPUT = b'{"text":"a short text","n":1}'
 ROUNDS = 5
@@ -26,14 +28,15 @@ async def _measure() -> Section:
     pings: list[list[float]] = []
     trips: list[list[float]] = []
     with Stage() as stage, stage.processor("echo.py:echo"):
-        store = JobStore(stage.redis_url, name="bench")
-        async with Redis.from_url(stage.redis_url) as client, store.subscription() as subscription:
+        session = Session(stage.redis_url, name="bench")
+        jobs = Jobs(session)
+        async with Redis.from_url(stage.redis_url) as client, session.subscription() as subscription:
             await _pings(client)
-            await _trips(store, subscription)
+            await _trips(jobs, subscription)
             for _ in range(ROUNDS):
                 pings.append(await _pings(client))
-                trips.append(await _trips(store, subscription))
-        await store.aclose()
+                trips.append(await _trips(jobs, subscription))
+        await session.aclose()
     target = Target(
         "submit to result, idle, p50 ÷ PING p50",
         median(median(trip) / median(ping) for ping, trip in zip(pings, trips, strict=True)),
@@ -53,12 +56,12 @@ async def _pings(client: Redis) -> list[float]:
     return spent
 
 
-async def _trips(store: JobStore, subscription: Subscription) -> list[float]:
+async def _trips(jobs: Jobs, subscription: Subscription) -> list[float]:
     """Seconds of each."""
     spent = []
     for prediction_id in islice(keys.new_ids(1), TRIPS):
         began = time.perf_counter()
-        await store.submit(Submission(prediction_id, INPUT, watch=True))
+        await jobs.submit(Submission(prediction_id, INPUT, watch=True))
         await _told(subscription, prediction_id)
         spent.append(time.perf_counter() - began)
     return spent

@@ -2,8 +2,7 @@
 
 from starlette.types import Scope, Send
 
-from common.store.job_store import JobState
-from common.store.states import Status
+from common.store.states import JobState, Status
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -1,4 +1,4 @@
-"""What one gateway process has: its settings, its job store, its relay, and whether it is still taking work."""
+"""What one gateway process has: its settings, its part of the job store, its relay, and whether it is still taking work."""
 
 import secrets
 from collections.abc import Iterator
@@ -8,7 +8,10 @@ from common.errors import StoreMisconfigured, StoreUnavailable
 from common.settings import GatewaySettings
 from common.store import keys
 from common.store.alarm_clock import AlarmClock
-from common.store.job_store import JobStore
+from common.store.dead import DeadLetters
+from common.store.jobs import Jobs
+from common.store.queue import Queue
+from common.store.session import Session
 from common.tracing import Tracing
 from gateway import metrics
 from gateway.errors import HttpError
@@ -35,16 +38,19 @@ class InFlight:
 
 
 class Gateway:
-    """What the endpoints share. `store.name` is new in every process, so nobody hears what a dead one waited for."""
+    """What the endpoints share. `session.name` is new in every process, so nobody hears what a dead one waited for."""
 
     def __init__(self, settings: GatewaySettings, tracing: Tracing) -> None:
         self.settings = settings
         self.tracing = tracing
-        self.store = JobStore.from_settings(
+        self.session = Session.from_settings(
             settings, name=secrets.token_hex(4), durability=settings.durability
         )
-        self.relay = Relay(self.store)
-        self.clock = AlarmClock(self.store)
+        self.jobs = Jobs(self.session)
+        self.dead_letters = DeadLetters(self.session)
+        self.queue = Queue(self.session)
+        self.relay = Relay(self.session, self.jobs)
+        self.clock = AlarmClock(self.queue)
         self._in_flight = InFlight(settings.max_in_flight)
         self.ids = keys.new_ids(settings.partitions)
         self.started = (
@@ -73,13 +79,13 @@ class Gateway:
             return "This gateway waits for Redis."
         if not self.relay.connected.is_set():
             return "The relay does not hear announcements: its connection is being made again."
-        await self.store.ring()  # it writes: a server that only answers will not do
+        await self.queue.ring()  # it writes: a server that only answers will not do
         return None
 
     async def measure(self) -> None:
         """Read the queue for the metrics."""
         try:
-            metrics.QUEUE.measure = await self.store.measure() if self.started else None
+            metrics.QUEUE.measure = await self.queue.measure() if self.started else None
         except (StoreUnavailable, StoreMisconfigured):  # the alarm clock says so in the log
             metrics.QUEUE.measure = None
 

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from common.metrics import Histogram
-from common.store.job_store import Measure
+from common.store.queue import Measure
 
 #: OpenTelemetry's http.server.request.duration
 REQUEST_SECONDS = Histogram(

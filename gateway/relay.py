@@ -12,7 +12,10 @@ from enum import Enum
 import structlog
 
 from common.errors import StoreUnavailable
-from common.store.job_store import JobState, JobStore, parse_announcement
+from common.store.announcements import parse_announcement
+from common.store.jobs import Jobs
+from common.store.session import Session
+from common.store.states import JobState
 from gateway import metrics
 
 log = structlog.get_logger("foretell")
@@ -47,8 +50,9 @@ class Waiting:
 class Relay:
     """`add` a waiter, then `watch` (or submit with watch), and it will be told. `remove` it when done."""
 
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
+    def __init__(self, session: Session, jobs: Jobs) -> None:
+        self._session = session
+        self._jobs = jobs
         self._waiting: dict[str, Waiting] = {}
         self._to_look_up: set[str] = set()
         self._look_up = asyncio.Event()
@@ -88,7 +92,7 @@ class Relay:
     async def _hear_forever(self) -> None:
         while True:
             try:
-                async with self._store.subscription() as subscription:
+                async with self._session.subscription() as subscription:
                     self.connected.set()
                     self._look_up_soon(self._waiting)
                     while True:
@@ -139,6 +143,6 @@ class Relay:
     async def _look_up_all(self, ids: list[str]) -> None:
         for at in range(0, len(ids), LOOKUPS):
             part = [i for i in ids[at : at + LOOKUPS] if i in self._waiting]
-            looks = [self._store.watch(i, changes=self._waiting[i].changes) for i in part]
+            looks = [self._jobs.watch(i, changes=self._waiting[i].changes) for i in part]
             for prediction_id, state in zip(part, await asyncio.gather(*looks), strict=True):
                 self._tell(prediction_id, Ending.LOST if state is None else state)

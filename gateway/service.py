@@ -37,14 +37,14 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
             await _drain(gateway, server, serving)
             hearing.cancel()
     finally:
-        await gateway.store.aclose()
+        await gateway.session.aclose()
         gateway.tracing.close()
     log.info("gateway stopped")
 
 
 async def _hear(stop: asyncio.Event, gateway: Gateway) -> None:
     """Wait for the server, then hear announcements; predictions are taken from the first moment that works."""
-    if await gateway.store.prepare_when_up(stop):
+    if await gateway.queue.prepare_when_up(stop):
         async with asyncio.TaskGroup() as group:
             group.create_task(gateway.relay.run(), name="relay")
             group.create_task(gateway.clock.run(), name="alarms")

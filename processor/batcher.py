@@ -6,7 +6,7 @@ one input at a time is given runs of them, as long as a run stays short: it save
 
 from collections import deque
 
-from common.store.job_store import Job
+from common.store.claims import Job
 
 RUN_S = 0.005  # a run of single predictions lasts about this long
 RUN_MAX = 256

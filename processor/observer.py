@@ -9,7 +9,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from common.settings import ProcessorSettings
-from common.store.job_store import Job, Outcome
+from common.store.claims import Job, Outcome
 from common.tracing import Tracing, fail, trace_id
 from processor import metrics
 

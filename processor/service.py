@@ -13,7 +13,8 @@ from common.errors import StoreUnavailable
 from common.http.probes import probe_routes
 from common.http.server import bind, make_server
 from common.settings import ProcessorSettings
-from common.store.job_store import JobStore
+from common.store.queue import Queue
+from common.store.session import Session
 from common.tracing import Tracing
 from processor.model.process import ModelProcess
 from processor.worker import Worker
@@ -24,14 +25,15 @@ EXIT_S = 2.0  # of DRAIN_S, left for leaving the group and ending the model proc
 
 
 class Processor:
-    """What one processor has. `store.name` is new at every start: it is a consumer, and consumers do not come back."""
+    """What one processor has. `session.name` is new at every start: it is a consumer, and consumers do not come back."""
 
     def __init__(self, settings: ProcessorSettings, tracing: Tracing) -> None:
         self.settings = settings
         self.tracing = tracing
-        self.store = JobStore.from_settings(
+        self.session = Session.from_settings(
             settings, name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         )
+        self.queue = Queue(self.session)
         self.models = [
             ModelProcess(settings.model, predict_timeout_s=settings.predict_timeout_s)
             for _ in range(settings.model_processes)
@@ -44,7 +46,7 @@ class Processor:
             return "The model is loading."
         if self.worker.stopping:
             return "This processor is stopping."
-        await self.store.ring()
+        await self.queue.ring()
         return None
 
 
@@ -67,7 +69,7 @@ async def serve(settings: ProcessorSettings, stop: asyncio.Event) -> None:
             await asyncio.wait({working})
         finally:
             await asyncio.gather(*(model.stop() for model in processor.models))
-            await processor.store.aclose()
+            await processor.session.aclose()
             probes.stop(within_s=1.0)
             processor.tracing.close()
     log.info("processor stopped")
@@ -77,10 +79,10 @@ async def _work(stop: asyncio.Event, processor: Processor) -> None:
     async with asyncio.TaskGroup() as group:
         for model in processor.models:
             group.create_task(model.start(), name="load the model")
-    if await processor.store.prepare_when_up(stop):
-        worker = Worker(processor.store, processor.models, processor.settings, processor.tracing)
+    if await processor.queue.prepare_when_up(stop):
+        worker = Worker(processor.session, processor.models, processor.settings, processor.tracing)
         processor.worker = worker
-        log.info("processor works", model=processor.settings.model, name=processor.store.name)
+        log.info("processor works", model=processor.settings.model, name=processor.session.name)
         await worker.run()
 
 

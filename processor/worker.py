@@ -17,7 +17,10 @@ import structlog
 from common.errors import ModelFault, StoreUnavailable
 from common.settings import ProcessorSettings
 from common.store.alarm_clock import AlarmClock
-from common.store.job_store import Job, JobStore, Outcome, Reader, parse_announcement
+from common.store.announcements import parse_announcement
+from common.store.claims import Claims, Job, Outcome, Reader
+from common.store.queue import Queue
+from common.store.session import Session
 from common.store.states import Fault, Status
 from common.tracing import Tracing
 from processor import metrics
@@ -53,9 +56,11 @@ class Worker:
     """One processor: `models` model processes, all started, share one batcher."""
 
     def __init__(
-        self, store: JobStore, models: list[ModelProcess], settings: ProcessorSettings, tracing: Tracing
+        self, session: Session, models: list[ModelProcess], settings: ProcessorSettings, tracing: Tracing
     ) -> None:
-        self._store = store
+        self._session = session
+        self.claims = Claims(session)
+        self._queue = Queue(session)
         self._models = models
         self._observer = Observer(settings, tracing)
         self._max_attempts = settings.max_attempts
@@ -70,9 +75,9 @@ class Worker:
         self._room = asyncio.Event()  # something may be claimed
         self._end = asyncio.Event()  # something ended and must be recorded
         now = time.monotonic()
-        self._heard = [now] * store.partitions  # when each partition's server last answered
+        self._heard = [now] * session.partitions  # when each partition's server last answered
         # no reclaiming before these times: after a start or a long outage, jobs of the living look abandoned too
-        self._reclaim_from = [now + self._lease_s] * store.partitions
+        self._reclaim_from = [now + self._lease_s] * session.partitions
         self._running: dict[ModelProcess, HandOver] = {}
         self.stopping = False
         metrics.MODEL_PROCESSES.set(len(models))
@@ -83,9 +88,9 @@ class Worker:
     async def run(self) -> None:
         """Work until cancelled. A loop that ends for another reason ends the service."""
         async with asyncio.TaskGroup() as group:
-            self._claims = [
+            self._claiming = [
                 group.create_task(self._claim_forever(reader), name=f"claim {reader.partition}")
-                for reader in self._store.readers()
+                for reader in self.claims.readers()
             ]
             for model in self._models:
                 group.create_task(self._predict_forever(model), name="predict")
@@ -93,7 +98,7 @@ class Worker:
             group.create_task(self._extend_forever(), name="leases")
             group.create_task(self._hear_forever(), name="cancellations")
             group.create_task(self._sweep_forever(), name="dead consumers")
-            group.create_task(AlarmClock(self._store).run(), name="alarms")
+            group.create_task(AlarmClock(self._queue).run(), name="alarms")
 
     async def drain(self, seconds: float) -> None:
         """Claim no more, finish what runs, give back what waits, leave. Ends within about `seconds`."""
@@ -101,11 +106,11 @@ class Worker:
         self._room.set()
         try:
             async with asyncio.timeout(seconds):
-                for claim in self._claims:
+                for claim in self._claiming:
                     claim.cancel()  # what it was being given, `leave` gives back
-                await asyncio.wait(self._claims)
+                await asyncio.wait(self._claiming)
                 # an answer means that the server saw our readers go: what we give back is not delivered to them
-                await self._store.ring()
+                await self._queue.ring()
                 await self._give_back_uncounted(self._batcher.clear())
                 while self._in_hand:
                     self._room.clear()
@@ -113,11 +118,11 @@ class Worker:
         except TimeoutError:
             log.warning("drain took too long, giving back what runs", jobs=len(self._in_hand))
             await self._give_back_uncounted(self._in_hand.values())
-        await self._store.leave()
+        await self.claims.leave()
 
     async def _give_back_uncounted(self, jobs: Iterable[Job]) -> None:
         jobs = list(jobs)
-        await self._store.release(jobs)
+        await self.claims.release(jobs)
         for job in jobs:
             self._drop(job)
 
@@ -135,9 +140,9 @@ class Worker:
             try:
                 if reclaim := now >= max(next_reclaim, self._reclaim_from[p]):
                     next_reclaim = now + self._lease_s / 4
-                    jobs = await self._store.reclaim(reader, room, idle_s=self._lease_s)
+                    jobs = await self.claims.reclaim(reader, room, idle_s=self._lease_s)
                 else:
-                    jobs = await self._store.claim(reader, room)
+                    jobs = await self.claims.claim(reader, room)
             except StoreUnavailable:
                 self._not_heard({p})
                 await asyncio.sleep(RETRY_S)
@@ -153,7 +158,7 @@ class Worker:
         if surplus <= 0 or self._pace.ahead:
             return jobs
         try:
-            await self._store.release(jobs[-surplus:])
+            await self.claims.release(jobs[-surplus:])
         except StoreUnavailable:
             return jobs
         return jobs[:-surplus]
@@ -335,8 +340,8 @@ class Worker:
         outcomes = [(job, outcome) for job, outcome in ended if isinstance(outcome, Outcome)]
         retries = [(job, outcome) for job, outcome in ended if isinstance(outcome, float)]
         if retries:
-            await self._store.retry(retries)
-        recorded = await self._store.finish(outcomes) if outcomes else []
+            await self.claims.retry(retries)
+        recorded = await self.claims.finish(outcomes) if outcomes else []
         self._observer.recorded(outcomes, recorded)
         for job, _ in ended:
             self._drop(job)
@@ -362,7 +367,7 @@ class Worker:
             jobs = list(self._in_hand.values())
             partitions = {job.partition for job in jobs}
             try:
-                lost = await self._store.extend(jobs)
+                lost = await self.claims.extend(jobs)
             except StoreUnavailable:
                 self._not_heard(partitions)
                 continue
@@ -380,7 +385,7 @@ class Worker:
     async def _hear_forever(self) -> None:
         while True:
             try:
-                async with self._store.subscription() as subscription:
+                async with self._session.subscription() as subscription:
                     while True:
                         payload = await subscription.receive()
                         for prediction_id, _ in parse_announcement(payload) if payload else ():
@@ -413,7 +418,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._lease_s)
             with contextlib.suppress(StoreUnavailable):  # the next sweep is soon enough
-                await self._store.remove_dead_consumers(idle_s=4 * self._lease_s)
+                await self.claims.remove_dead_consumers(idle_s=4 * self._lease_s)
 
 
 def _failure(fault: Fault, sentence: str, predict_us: int = 0) -> Outcome:

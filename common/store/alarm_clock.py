@@ -10,7 +10,7 @@ from collections import deque
 import structlog
 
 from common.errors import StoreUnavailable
-from common.store.job_store import JobStore, Tide
+from common.store.queue import Queue, Tide
 
 log = structlog.get_logger("foretell")
 
@@ -23,8 +23,8 @@ RETRY_AFTER_S = (1, 60)
 class AlarmClock:
     """`run` it beside the work; the rest is what it has learned."""
 
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
         self._finished: deque[tuple[float, int]] = deque()  # (when, how many by then)
         self._away = False
         self.unfinished = 0
@@ -33,7 +33,7 @@ class AlarmClock:
         while True:
             wait_s = TICK_S
             try:
-                tide = await self._store.ring()
+                tide = await self._queue.ring()
             except StoreUnavailable as error:
                 self._finished.clear()
                 self._say(away=True, why=str(error))

@@ -4,6 +4,7 @@ A move that is not listed here is a fault of ours: the transitions refuse it.
 """
 
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Status(StrEnum):
@@ -17,12 +18,13 @@ class Status(StrEnum):
     EXPIRED = "expired"
 
 
+STATUS_OF = {status.value.encode(): status for status in Status}
 FINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
 
 #: transition → the states it may start from and the states it may end in.
 MOVES: dict[str, tuple[frozenset[Status], frozenset[Status]]] = {
     "submit": (frozenset(), frozenset({Status.QUEUED})),
-    "start": (
+    "claim": (
         frozenset({Status.QUEUED, Status.PROCESSING}),
         frozenset({Status.PROCESSING, Status.FAILED, Status.EXPIRED}),
     ),
@@ -44,3 +46,19 @@ class Fault(StrEnum):
     GIVEN_UP = "given_up"  # delivered MAX_ATTEMPTS times, and no processor lived to tell
     CANCELLED = "cancelled"
     EXPIRED = "expired"  # Prediction-Deadline passed
+
+
+class JobState(NamedTuple):
+    """A job as a waiter sees it. `payload` is the result's JSON or the error sentence's, b"" if it is not final
+    (or, in an announcement, too large to travel). `input` is None in announcements."""
+
+    status: Status
+    input: bytes | None = None
+    fault: str = ""
+    payload: bytes = b""
+    queue_us: int = 0
+    predict_us: int = 0
+
+    @property
+    def final(self) -> bool:
+        return self.status in FINAL

@@ -7,7 +7,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from common.store import keys
-from common.store.job_store import Dead
+from common.store.dead import Dead
 from common.store.states import Status
 from gateway.answers import accepted_body, answer, status_header
 from gateway.errors import HttpError, queue_full
@@ -30,7 +30,7 @@ class DeadPredictions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._gateway.check_started()
         limit, after = _read_page(scope)
-        dead = await self._gateway.store.dead(limit, after=after)
+        dead = await self._gateway.dead_letters.list(limit, after=after)
         following = dead[-1].place if dead else None
         body = {"dead": [_described(one) for one in dead], "next": following}
         await answer(scope, send, 200, orjson.dumps(body), [])
@@ -69,7 +69,7 @@ class DeadPrediction:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._gateway.check_started()
         prediction_id = _id(scope)
-        if not await self._gateway.store.forget(prediction_id):
+        if not await self._gateway.dead_letters.forget(prediction_id):
             raise HttpError(404, NOT_DEAD)
         await answer(scope, send, 200, orjson.dumps({"prediction_id": prediction_id}), [])
 
@@ -85,7 +85,7 @@ class DeadRetry:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._gateway.check_started()
         prediction_id = _id(scope)
-        word = await self._gateway.store.revive(prediction_id)
+        word = await self._gateway.dead_letters.revive(prediction_id)
         if word == "unknown":
             raise HttpError(404, NOT_DEAD)
         if word == "known":

@@ -8,8 +8,8 @@ from starlette.types import Receive, Scope, Send
 
 from common.json_text import input_of, same_value
 from common.store import keys
-from common.store.job_store import JobState, Submission, Submitted
-from common.store.states import Fault, Status
+from common.store.jobs import Submission, Submitted
+from common.store.states import Fault, JobState, Status
 from gateway.answers import Headers, accepted_body, answer, prediction_body, status_header, sync_body
 from gateway.errors import ALREADY_FINISHED, CODE_OF_FAULT, NOT_FOUND, HttpError, queue_full
 from gateway.gateway import Gateway
@@ -77,7 +77,7 @@ class Predictions:
         elif state is None and wishes.then_202:
             now = None
             if submitted.word == "known" or request.watch:  # it has had the time to start
-                now = await self._gateway.store.read(prediction_id)
+                now = await self._gateway.jobs.read(prediction_id)
             headers.append(status_header(now.status if now else Status.QUEUED))
             await answer(scope, send, 202, accepted_body(prediction_id), headers)
         elif state is None:
@@ -91,15 +91,15 @@ class Predictions:
             raise HttpError(503, sentence, prediction_id=prediction_id, headers={"Retry-After": "1"})
         elif not protected and not self._gateway.relay.waits_for(prediction_id):
             # the client is gone, and nobody else wants it
-            await self._gateway.store.cancel(prediction_id, CANCELLED_HUNG_UP, only_mine=True)
+            await self._gateway.jobs.cancel(prediction_id, CANCELLED_HUNG_UP, only_mine=True)
 
     async def _submit(self, submission: Submission) -> Submitted:
         """Queued or known. Raises HttpError 422, 429, and 503 if it is not as safe as it should be."""
-        submitted = await self._gateway.store.submit(submission)
+        submitted = await self._gateway.jobs.submit(submission)
         if submitted.word == "full":
             raise queue_full(self._gateway.clock.retry_after_s())
         if submitted.word == "conflict":
-            known = await self._gateway.store.read(submitted.id)
+            known = await self._gateway.jobs.read(submitted.id)
             if known is None:  # its time was over in between: the id is free
                 return await self._submit(submission)
             if not same_value(known.input or b"", submission.input):
@@ -131,7 +131,7 @@ class Predictions:
     ) -> JobState | Ending | bool | None:
         """What `_wait` gives, for a prediction that was submitted before."""
         with FinalState(self._gateway, prediction_id) as final:
-            now = await self._gateway.store.watch(prediction_id)
+            now = await self._gateway.jobs.watch(prediction_id)
             if now is None:
                 return Ending.LOST
             if now.final:
@@ -262,18 +262,18 @@ class Prediction:
         await self._predictions.take(scope, receive, send, prediction_id, wishes, protected=True)
 
     async def _cancel(self, prediction_id: str) -> None:
-        reply = await self._gateway.store.cancel(prediction_id, CANCELLED_BY_CLIENT)
+        reply = await self._gateway.jobs.cancel(prediction_id, CANCELLED_BY_CLIENT)
         if reply == "finished":
             raise HttpError(409, ALREADY_FINISHED)
 
     async def _look(self, prediction_id: str, receive: Receive, wait_s: float) -> JobState | None:
         if wait_s == 0:
-            return await self._gateway.store.read(prediction_id)
+            return await self._gateway.jobs.read(prediction_id)
         with FinalState(self._gateway, prediction_id) as final, self._gateway.told_early(final.tell):
-            state = await self._gateway.store.watch(prediction_id)
+            state = await self._gateway.jobs.watch(prediction_id)
             if state is None or state.final:
                 return state
             final.known()
             await final.wait_while_connected(receive, wait_s)
         # announcements carry no input, and a prediction that is not final may have started meanwhile
-        return await self._gateway.store.read(prediction_id)
+        return await self._gateway.jobs.read(prediction_id)

@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from common.errors import StoreMisconfigured, StoreUnavailable
 from common.store import keys
-from common.store.job_store import JobState, JobStore
-from common.store.states import Status
+from common.store.jobs import Jobs
+from common.store.states import JobState, Status
 from gateway.answers import prediction_body
 from gateway.errors import NOT_FOUND
 from gateway.gateway import Gateway
@@ -60,13 +60,13 @@ class PredictionSocket:
                 await _say(send, STORE_AWAY, TRY_AGAIN)
 
     async def _serve(self, prediction_id: str, scope: Scope, receive: Receive, send: Send) -> None:
-        store = self._gateway.store
-        subscriber = Subscriber(prediction_id, store, self._large, scope, send)
+        jobs = self._gateway.jobs
+        subscriber = Subscriber(prediction_id, jobs, self._large, scope, send)
         waiting = self._gateway.relay.add(prediction_id, subscriber.tell, changes=True)
         try:
             with self._gateway.told_early(subscriber.tell):
                 self._gateway.check_started()
-                subscriber.begin(await _known(waiting, store.watch(prediction_id, changes=True)))
+                subscriber.begin(await _known(waiting, jobs.watch(prediction_id, changes=True)))
                 await _until_gone(receive, subscriber)
         finally:
             subscriber.end()
@@ -92,13 +92,13 @@ async def _until_gone(receive: Receive, subscriber: "Subscriber") -> None:
 class Subscriber:
     """What one client has been sent, and what it will be. It hears from `begin` on; what is told before waits."""
 
-    __slots__ = ("_id", "_input", "_large", "_news", "_send", "_sending", "_status", "_store", "_writable")
+    __slots__ = ("_id", "_input", "_jobs", "_large", "_news", "_send", "_sending", "_status", "_writable")
 
     def __init__(
-        self, prediction_id: str, store: JobStore, large: asyncio.Semaphore, scope: Scope, send: Send
+        self, prediction_id: str, jobs: Jobs, large: asyncio.Semaphore, scope: Scope, send: Send
     ) -> None:
         self._id = prediction_id
-        self._store = store
+        self._jobs = jobs
         self._large = large
         self._writable: asyncio.Event = scope["extensions"]["writable"]
         self._send = send
@@ -153,7 +153,7 @@ class Subscriber:
         if isinstance(item, JobState) and self._input is not None:  # announcements carry no input
             return await self._show(JobState(item.status, self._input, item.fault, item.payload))
         async with self._large:
-            state = None if item is Ending.LOST else await self._store.read(self._id)
+            state = None if item is Ending.LOST else await self._jobs.read(self._id)
             if state is None:
                 await _send_text(self._send, orjson.dumps({"error": NOT_FOUND}))
                 return UNKNOWN

@@ -9,8 +9,9 @@ from typing import Any
 
 from common.entry import run_service
 from common.settings import GatewaySettings, ProcessorSettings
-from common.store import job_store
-from common.store.job_store import Job, JobStore, Outcome
+from common.store import claims
+from common.store.claims import Claims, Job, Outcome
+from common.store.script import Script
 from common.store.states import Status
 from gateway import relay
 from gateway.service import serve as serve_gateway
@@ -30,13 +31,13 @@ def unremoved_waiter() -> None:
 
 def no_fence() -> None:
     """`finish` believes whoever comes, as XACK does."""
-    _change("_FINISH", "if mine and job.status == 'processing' then", "if job.status then")
+    _change(claims._FINISH, "if mine and job.status == 'processing' then", "if job.status then")
 
 
 def publish_before_write() -> None:
     """The waiters are told, and then nothing is written."""
     _change(
-        "_FINISH",
+        claims._FINISH,
         "settle(job, status, ARGV[at + 4], payload, ttl, ARGV[at + 6])",
         "tell(job.watchers, true, table.concat({ job.id, status, ARGV[at + 4], '0', '0', payload }, ' '))",
     )
@@ -45,7 +46,7 @@ def publish_before_write() -> None:
 def lost_entry() -> None:
     """One entry in sixteen is acknowledged instead of started."""
     _change(
-        "_START",
+        claims._CLAIM,
         "job.entry ~= entry[1] then",
         "job.entry ~= entry[1] or string.sub(job.id, 1, 1) == '0' then",
     )
@@ -53,15 +54,17 @@ def lost_entry() -> None:
 
 def silent_finish() -> None:
     """The result is recorded and nobody is told; the sweep does not look either."""
-    _change("_FINISH", "entries[#entries + 1] = job.entry", "entries[#entries + 1] = job.entry outbox = {}")
+    _change(
+        claims._FINISH, "entries[#entries + 1] = job.entry", "entries[#entries + 1] = job.entry outbox = {}"
+    )
     relay.SWEEP_S = 3600.0
 
 
 def swapped_results() -> None:
     """Outcomes by place instead of by id, when more than one is recorded at once."""
-    finish = JobStore.finish
+    finish = Claims.finish
 
-    async def swapped(self: JobStore, outcomes: Any) -> list[bool]:
+    async def swapped(self: Claims, outcomes: Any) -> list[bool]:
         jobs = [job for job, _ in outcomes]
         good = [o for _, o in outcomes if o.status is Status.SUCCEEDED]
         mixed: list[tuple[Job, Outcome]] = list(zip(jobs, [o for _, o in outcomes], strict=True))
@@ -69,7 +72,7 @@ def swapped_results() -> None:
             mixed = list(zip(jobs, [*good[1:], good[0]], strict=True))
         return await finish(self, mixed)
 
-    JobStore.finish = swapped  # type: ignore[method-assign]
+    Claims.finish = swapped  # type: ignore[method-assign]
 
 
 def stop_at_work() -> None:
@@ -89,13 +92,12 @@ def stop_at_work() -> None:
 def forgotten_release() -> None:
     """What a processor gives back when it stops goes nowhere."""
     again = "requeue(job, ARGV[at + 3] == '1' and job.attempt or job.attempt - 1, tonumber(ARGV[at + 4]))"
-    _change("_RELEASE", again, "")
-    _change("_LEAVE", "requeue(job, job.attempt - 1, 0)", "")
+    _change(claims._RELEASE, again, "")
+    _change(claims._LEAVE, "requeue(job, job.attempt - 1, 0)", "")
 
 
-def _change(name: str, old: str, new: str) -> None:
-    script = getattr(job_store, name)
-    assert old in script.text, f"{name} does not contain {old!r}"
+def _change(script: Script, old: str, new: str) -> None:
+    assert old in script.text, f"no transition contains {old!r}"
     script.text = script.text.replace(old, new)
     script.sha = hashlib.sha1(script.text.encode(), usedforsecurity=False).hexdigest()
 

@@ -11,7 +11,8 @@ import pytest
 from redis import Redis
 
 from common.store.alarm_clock import RETRY_AFTER_S, AlarmClock
-from common.store.job_store import JobStore, Tide
+from common.store.queue import Queue, Tide
+from common.store.session import Session
 from tests.conftest import eventually
 from tests.contract.conftest import PATIENT
 from tests.services import Service
@@ -95,7 +96,7 @@ async def test_a_gateway_takes_no_more_at_a_time_than_it_should(
 
 def learned(*tides: tuple[float, int, int]) -> AlarmClock:
     """A clock that has seen (time, unfinished, finished so far)."""
-    clock = AlarmClock(JobStore("redis://127.0.0.1:1/0", name="nobody"))
+    clock = AlarmClock(Queue(Session("redis://127.0.0.1:1/0", name="nobody")))
     for time, unfinished, finished in tides:
         clock._learn(Tide(None, unfinished, finished), time)
     return clock

@@ -12,14 +12,16 @@ from redis import Redis
 
 from common.settings import GatewaySettings
 from common.store import keys
-from common.store.job_store import JobState, JobStore, Outcome, Submission
-from common.store.states import Status
+from common.store.claims import Outcome
+from common.store.jobs import Submission
+from common.store.states import JobState, Status
 from common.tracing import Tracing
 from gateway import relay as relay_module
 from gateway.endpoints.predict import FinalState
 from gateway.gateway import Gateway
 from gateway.relay import Ending, Relay
 from tests.conftest import eventually
+from tests.store.store import Store
 
 DONE = Outcome(Status.SUCCEEDED, b'"done"')
 
@@ -71,25 +73,25 @@ class Proxy:
 class World:
     """A relay at work, and a processor beside it."""
 
-    def __init__(self, gateway: Gateway, processor: JobStore, raw: Any) -> None:
+    def __init__(self, gateway: Gateway, processor: Store, raw: Any) -> None:
         self.gateway = gateway
-        self.store = gateway.store
+        self.jobs, self.queue = gateway.jobs, gateway.queue
         self.relay: Relay = gateway.relay
         self.processor = processor
         self.raw = raw
-        self._readers = processor.readers()
+        self._readers = processor.claims.readers()
 
     async def submit(self, *, watch: bool = True) -> str:
         prediction_id = next(self.gateway.ids)
-        assert (await self.store.submit(Submission(prediction_id, b"1", watch))).word == "queued"
+        assert (await self.jobs.submit(Submission(prediction_id, b"1", watch))).word == "queued"
         return prediction_id
 
     async def finish(self, outcome: Outcome = DONE) -> None:
         """All that is queued."""
         for reader in self._readers:
-            jobs = await self.processor.claim(reader, 100)
+            jobs = await self.processor.claims.claim(reader, 100)
             if jobs:
-                await self.processor.finish([(job, outcome) for job in jobs])
+                await self.processor.claims.finish([(job, outcome) for job in jobs])
 
     def cut(self) -> None:
         self.raw.client_kill_filter(_type="pubsub")
@@ -97,7 +99,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.store.job_store.BLOCK_S", 0.01)
+    monkeypatch.setattr("common.store.claims.BLOCK_S", 0.01)
 
 
 @pytest.fixture
@@ -122,8 +124,8 @@ async def proxy(redis_url: str, tmp_path: Path) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def world(redis_url: str, raw: Any, proxy: Proxy, partitions: int) -> AsyncIterator[World]:
     gateway = Gateway(GatewaySettings(redis_url=proxy.url, partitions=partitions), Tracing())
-    processor = JobStore(redis_url, name="processor", partitions=partitions)
-    await processor.prepare()
+    processor = Store(redis_url, name="processor", partitions=partitions)
+    await processor.queue.prepare()
     running = asyncio.create_task(gateway.relay.run())
     await gateway.relay.connected.wait()
     gateway.started = True
@@ -133,9 +135,9 @@ async def world(redis_url: str, raw: Any, proxy: Proxy, partitions: int) -> Asyn
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
-    await processor.leave()
+    await processor.claims.leave()
     await processor.aclose()
-    await gateway.store.aclose()
+    await gateway.session.aclose()
 
 
 class Waiter:
@@ -194,7 +196,7 @@ class TestHearing:
     async def test_changes_come_in_order(self, world: World) -> None:
         prediction_id = await world.submit(watch=False)
         with Waiter(world, prediction_id, changes=True) as waiter:
-            await world.store.watch(prediction_id, changes=True)
+            await world.jobs.watch(prediction_id, changes=True)
             await world.finish()
             await waiter.final()
         states = [news.status for news in waiter.told if isinstance(news, JobState)]
@@ -210,7 +212,7 @@ class TestHearing:
     async def test_thousands_at_once(self, world: World) -> None:
         ids = await asyncio.gather(*(world.submit() for _ in range(2000)))
         waiters = [Waiter(world, prediction_id) for prediction_id in ids]
-        while (await world.store.ring()).unfinished:
+        while (await world.queue.ring()).unfinished:
             await world.finish()
         for waiter in waiters:
             assert await waiter.result() == b'"done"'

@@ -57,7 +57,7 @@ async def traced(
     common = {"redis_url": redis_url, "partitions": partitions, "_env_file": None}
     gateway = Gateway(GatewaySettings(**common), tracing)
     processor = Processor(ProcessorSettings(**common, model=model, max_attempts=2), tracing)
-    await gateway.store.prepare()
+    await gateway.queue.prepare()
     await asyncio.gather(*(process.start() for process in processor.models))
     running = Running(processor)
     hearing = asyncio.create_task(gateway.relay.run())
@@ -70,7 +70,7 @@ async def traced(
     hearing.cancel()
     with suppress(asyncio.CancelledError):
         await hearing
-    await gateway.store.aclose()
+    await gateway.session.aclose()
 
 
 async def spans(exporter: InMemorySpanExporter, number: int) -> dict[str, ReadableSpan]:

@@ -16,9 +16,11 @@ import uvloop
 from redis import Redis
 
 from common.store import keys
-from common.store.job_store import JobState, JobStore, Submission
+from common.store.jobs import Submission
+from common.store.states import JobState
 from tests.conftest import eventually
 from tests.services import services, start_processor
+from tests.store.store import Store
 
 __all__ = ["services", "start_processor"]
 
@@ -84,7 +86,7 @@ def book(tmp_path: Path) -> Book:
 class Client:
     """Submits inputs and reads what became of them."""
 
-    def __init__(self, store: JobStore, raw: Any) -> None:
+    def __init__(self, store: Store, raw: Any) -> None:
         self.store = store
         self.raw = raw
 
@@ -92,12 +94,12 @@ class Client:
         """The ids of new predictions, in the order of the queue if there is one partition."""
         ids = list(islice(keys.new_ids(self.store.partitions), len(inputs)))
         submissions = [Submission(i, orjson.dumps(value)) for i, value in zip(ids, inputs, strict=True)]
-        replies = await asyncio.gather(*map(self.store.submit, submissions))
+        replies = await asyncio.gather(*map(self.store.jobs.submit, submissions))
         assert {reply.word for reply in replies} == {"queued"}
         return ids
 
     async def state(self, prediction_id: str) -> JobState:
-        state = await self.store.read(prediction_id)
+        state = await self.store.jobs.read(prediction_id)
         assert state is not None
         return state
 
@@ -137,8 +139,8 @@ class Client:
 
 @pytest.fixture
 async def client(redis_url: str, partitions: int) -> AsyncIterator[Client]:
-    store = JobStore(redis_url, name="test", partitions=partitions)
-    await store.prepare()
+    store = Store(redis_url, name="test", partitions=partitions)
+    await store.queue.prepare()
     with Redis.from_url(redis_url, decode_responses=True) as raw:
         yield Client(store, raw)
     await store.aclose()

@@ -11,9 +11,9 @@ class Running:
     """Of a processor whose models are started. `stop` drains it."""
 
     def __init__(self, processor: Processor) -> None:
-        self.store = processor.store
+        self.session = processor.session
         self.models = processor.models
-        self.worker = Worker(processor.store, processor.models, processor.settings, processor.tracing)
+        self.worker = Worker(processor.session, processor.models, processor.settings, processor.tracing)
         self.task = asyncio.create_task(self.worker.run())
 
     async def stop(self) -> None:
@@ -23,4 +23,4 @@ class Running:
             with suppress(asyncio.CancelledError):
                 await self.task
         await asyncio.gather(*(model.stop() for model in self.models))
-        await self.store.aclose()
+        await self.session.aclose()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.store.job_store import Job
+from common.store.claims import Job
 from processor.batcher import AHEAD_S, RUN_MAX, RUN_S, Batcher, Pace
 
 

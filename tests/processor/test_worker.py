@@ -13,13 +13,15 @@ from prometheus_client import REGISTRY
 from common.errors import ModelFault
 from common.settings import ProcessorSettings
 from common.store import keys
-from common.store.job_store import Job, JobStore, Outcome, Submission
+from common.store.claims import Job, Outcome
+from common.store.jobs import Submission
 from common.store.states import Fault, Status
 from common.tracing import Tracing
 from processor.service import Processor
 from tests.conftest import eventually
 from tests.processor.conftest import Book, Client, WriteModel
 from tests.processor.running import Running
+from tests.store.store import Store
 
 BLOCK_S = 0.05
 #: long enough for inputs that are submitted together to be one batch, whatever their partitions
@@ -33,7 +35,7 @@ async def work(
     client: Client, redis_url: str, partitions: int, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Work]:
     """`await work(spec, max_attempts=1)` starts a worker; it is drained after the test."""
-    monkeypatch.setattr("common.store.job_store.BLOCK_S", BLOCK_S)
+    monkeypatch.setattr("common.store.claims.BLOCK_S", BLOCK_S)
     started: list[Running] = []
 
     async def start(spec: str, **settings: Any) -> Running:
@@ -52,14 +54,16 @@ def metric(name: str, **labels: str) -> float:
 
 
 @asynccontextmanager
-async def taken_by_a_thief(redis_url: str, partitions: int) -> AsyncIterator[tuple[JobStore, Job]]:
+async def taken_by_a_thief(redis_url: str, partitions: int) -> AsyncIterator[tuple[Store, Job]]:
     """Another processor takes the only running job over, and keeps its lease like a living one."""
-    thief = JobStore(redis_url, name="thief", partitions=partitions)
-    (job,) = [job for reader in thief.readers() for job in await thief.reclaim(reader, 9, idle_s=0)]
+    thief = Store(redis_url, name="thief", partitions=partitions)
+    (job,) = [
+        job for reader in thief.claims.readers() for job in await thief.claims.reclaim(reader, 9, idle_s=0)
+    ]
 
     async def keep() -> None:
         while True:
-            await thief.extend([job])
+            await thief.claims.extend([job])
             await asyncio.sleep(0.05)
 
     keeping = asyncio.create_task(keep())
@@ -69,7 +73,7 @@ async def taken_by_a_thief(redis_url: str, partitions: int) -> AsyncIterator[tup
         keeping.cancel()
         with suppress(asyncio.CancelledError):
             await keeping
-        await thief.leave()
+        await thief.claims.leave()
         await thief.aclose()
 
 
@@ -271,7 +275,7 @@ class TestCancellation:
         self, client: Client, work: Work, write_model: WriteModel, book: Book
     ) -> None:
         unwanted, wanted = await client.submit("unwanted", "wanted")
-        assert await client.store.cancel(unwanted, "Not wanted.") == "cancelled"
+        assert await client.store.jobs.cancel(unwanted, "Not wanted.") == "cancelled"
         await work(write_model("from book import *\ndef Model(input): note(input); return input"))
         assert await client.result(wanted) == "wanted"
         await eventually(_empty(client))
@@ -294,7 +298,7 @@ class TestCancellation:
         await book.has("hold")
         unwanted, wanted = await client.submit("unwanted", "wanted")
         await client.becomes(unwanted, "processing")  # it is claimed
-        assert await client.store.cancel(unwanted, "Not wanted.") == "cancelled"
+        assert await client.store.jobs.cancel(unwanted, "Not wanted.") == "cancelled"
         await asyncio.sleep(0.2)  # for the processor to hear of it
         book.allow("go")
         assert await client.result(wanted) == "wanted"
@@ -326,7 +330,7 @@ class TestCancellation:
         )
         first, hang, last = await client.submit("first", "hang", "last")
         await eventually(lambda: len(book.notes) == 1)
-        assert await client.store.cancel(hang, "Not wanted.") == "cancelled"
+        assert await client.store.jobs.cancel(hang, "Not wanted.") == "cancelled"
         assert [await client.result(i) for i in (first, last)] != [int(book.notes[0])] * 2
         assert [client.attempt(i) for i in (first, last)] == [1, 1]
         assert (await client.end(hang)).status == Status.CANCELLED
@@ -346,7 +350,7 @@ class TestCancellation:
         )
         (unwanted,) = await client.submit("unwanted")
         await book.has("running")
-        await client.store.cancel(unwanted, "Not wanted.")
+        await client.store.jobs.cancel(unwanted, "Not wanted.")
         restarts = metric("model_restarts_total")
         book.allow("go")
         (pid,) = await client.results("next")
@@ -380,10 +384,10 @@ class TestCancellation:
         first, *others = await client.submit("hang", "hang", "hang", "hang")
         await book.has("call")
         book.allow("slow")
-        await client.store.cancel(first, "Not wanted.")
+        await client.store.jobs.cancel(first, "Not wanted.")
         await book.has("start", 2)
         for prediction_id in others:
-            await client.store.cancel(prediction_id, "Not wanted.")
+            await client.store.jobs.cancel(prediction_id, "Not wanted.")
         await asyncio.sleep(0.5)  # their grace is over
         book.allow("go")
         assert await client.results("next") == ["next"]
@@ -414,7 +418,7 @@ class TestCancellationOfAsyncModels:
         restarts = metric("model_restarts_total")
         (hang,) = await client.submit("hang")
         await book.has("runs hang")
-        await client.store.cancel(hang, "Not wanted.")
+        await client.store.jobs.cancel(hang, "Not wanted.")
         await book.has("interrupted")
         assert await client.results("after") == [pid]
         assert metric("model_restarts_total") == restarts
@@ -439,7 +443,7 @@ class TestCancellationOfAsyncModels:
         restarts = metric("model_restarts_total")
         first, hang, last = await client.submit("first", "hang", "last")
         await eventually(lambda: len(book.notes) == 1)
-        await client.store.cancel(hang, "Not wanted.")
+        await client.store.jobs.cancel(hang, "Not wanted.")
         pids = {await client.result(first), await client.result(last), *(await client.results("next"))}
         assert len(pids) == 1
         assert metric("model_restarts_total") == restarts
@@ -470,7 +474,7 @@ class TestCancellationOfAsyncModels:
         (pid,) = await client.results("before")
         (deaf,) = await client.submit("deaf")
         await book.has("runs deaf")
-        await client.store.cancel(deaf, "Not wanted.")
+        await client.store.jobs.cancel(deaf, "Not wanted.")
         await book.has("asked")
         assert await client.results("after") != [pid]
 
@@ -488,7 +492,7 @@ class TestCancellationOfAsyncModels:
             """)
         )
         late = Submission(next(keys.new_ids(client.store.partitions)), b"1", deadline_us=300_000)
-        await client.store.submit(late)
+        await client.store.jobs.submit(late)
         await book.has("runs")
         assert (await client.end(late.id)).status == Status.EXPIRED
         await book.has("interrupted")
@@ -625,14 +629,14 @@ class TestLeases:
         await book.has("running")
         second = await work(spec, lease_s=1)
         reclaims = 0
-        reclaim = second.store.reclaim
+        reclaim = second.worker.claims.reclaim
 
         async def counted(*args: Any, **more: Any) -> list[Job]:
             nonlocal reclaims
             reclaims += 1
             return await reclaim(*args, **more)
 
-        second.store.reclaim = counted  # type: ignore[method-assign]
+        second.worker.claims.reclaim = counted  # type: ignore[method-assign]
         partitions = client.store.partitions
         await eventually(lambda: reclaims >= 8 * partitions, 30)  # it tries every quarter of a lease
         book.allow("go")
@@ -654,17 +658,21 @@ class TestLeases:
         )
         (prediction_id,) = await client.submit("contested")
         await book.has("running")
-        thief = JobStore(redis_url, name="thief", partitions=client.store.partitions)
-        stolen = [job for reader in thief.readers() for job in await thief.reclaim(reader, 9, idle_s=0)]
+        thief = Store(redis_url, name="thief", partitions=client.store.partitions)
+        stolen = [
+            job
+            for reader in thief.claims.readers()
+            for job in await thief.claims.reclaim(reader, 9, idle_s=0)
+        ]
         assert [(job.id, job.attempt) for job in stolen] == [(prediction_id, 2)]
         refused = metric("predictions_total", status="refused")
         book.allow("go")
         await eventually(lambda: metric("predictions_total", status="refused") == refused + 1)
         assert await client.status(prediction_id) == Status.PROCESSING
-        assert await thief.finish([(stolen[0], Outcome(Status.SUCCEEDED, b'"in time"'))]) == [True]
+        assert await thief.claims.finish([(stolen[0], Outcome(Status.SUCCEEDED, b'"in time"'))]) == [True]
         assert await client.result(prediction_id) == "in time"
         assert await client.results("next") == ["late"]
-        await thief.leave()
+        await thief.claims.leave()
         await thief.aclose()
 
     async def test_a_lost_lease_stops_the_work(
@@ -693,19 +701,19 @@ class TestLeases:
         async with taken_by_a_thief(redis_url, client.store.partitions) as (thief, job):
             assert await client.results("next") == ["next"]  # on a new model process
             assert metric("leases_lost_total") == lost + 1
-            assert await thief.finish([(job, Outcome(Status.SUCCEEDED, b'"done"'))]) == [True]
+            assert await thief.claims.finish([(job, Outcome(Status.SUCCEEDED, b'"done"'))]) == [True]
 
     async def test_what_a_dead_processor_held_is_taken_over(
         self, client: Client, work: Work, write_model: WriteModel, redis_url: str
     ) -> None:
-        dead = JobStore(redis_url, name="dead", partitions=client.store.partitions)
+        dead = Store(redis_url, name="dead", partitions=client.store.partitions)
         ids = await client.submit(*range(10))
-        held = [job for reader in dead.readers() for job in await dead.claim(reader, 100)]
+        held = [job for reader in dead.claims.readers() for job in await dead.claims.claim(reader, 100)]
         assert len(held) == 10
         await work(write_model("def Model(input): return 2 * input"), lease_s=0.5)
         assert [await client.result(i) for i in ids] == [2 * n for n in range(10)]
         assert {client.attempt(i) for i in ids} == {2}
-        await dead.leave()
+        await dead.claims.leave()
         await dead.aclose()
 
     async def test_one_that_was_delivered_too_often_is_given_up(
@@ -713,9 +721,9 @@ class TestLeases:
     ) -> None:
         (prediction_id,) = await client.submit("cursed")
         for n in range(2):
-            dead = JobStore(redis_url, name=f"dead {n}", partitions=client.store.partitions)
-            for reader in dead.readers():
-                await (dead.claim(reader, 9) if n == 0 else dead.reclaim(reader, 9, idle_s=0))
+            dead = Store(redis_url, name=f"dead {n}", partitions=client.store.partitions)
+            for reader in dead.claims.readers():
+                await (dead.claims.claim(reader, 9) if n == 0 else dead.claims.reclaim(reader, 9, idle_s=0))
             await dead.aclose()
         await work(
             write_model("from book import *\ndef Model(input): note(input)"),
@@ -726,7 +734,7 @@ class TestLeases:
         assert (end.status, end.fault) == (Status.FAILED, Fault.GIVEN_UP)
         assert [job["id"] for job in client.dead()] == [prediction_id]
         assert book.notes == []
-        await client.store.remove_dead_consumers(idle_s=0.001)
+        await client.store.claims.remove_dead_consumers(idle_s=0.001)
 
 
 @pytest.mark.leaves_jobs("the worker dies with a prediction in hand")
@@ -751,6 +759,6 @@ async def test_a_model_that_cannot_be_loaded_any_more_ends_the_service(
 
 def _empty(client: Client) -> Callable[[], Awaitable[bool]]:
     async def empty() -> bool:
-        return (await client.store.ring()).unfinished == 0
+        return (await client.store.queue.ring()).unfinished == 0
 
     return empty

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from common.store.job_store import MIN_VERSION, Job, JobStore
+from common.store.queue import MIN_VERSION
 from tests.conftest import PUNCTUAL
+from tests.store.store import Processor, Store
 from tools.embedded_server import EmbeddedServer
 
 
@@ -44,30 +45,10 @@ def raw(redis_url: str) -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def _short_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim that finds nothing comes back at once."""
-    monkeypatch.setattr("common.store.job_store.BLOCK_S", 0.001)
+    monkeypatch.setattr("common.store.claims.BLOCK_S", 0.001)
 
 
-class Processor:
-    """A processor's job store and its readers: claims from every partition."""
-
-    def __init__(self, store: JobStore) -> None:
-        self.store = store
-        self.readers = store.readers()
-
-    async def claim(self, count: int = 100) -> list[Job]:
-        return [job for reader in self.readers for job in await self.store.claim(reader, count)]
-
-    async def claim_one(self) -> Job:
-        (job,) = await self.claim()
-        return job
-
-    async def reclaim(self, count: int = 100, *, idle_s: float = 0.0) -> list[Job]:
-        return [
-            job for reader in self.readers for job in await self.store.reclaim(reader, count, idle_s=idle_s)
-        ]
-
-
-MakeStore = Callable[..., JobStore]
+MakeStore = Callable[..., Store]
 
 
 @pytest.fixture
@@ -75,8 +56,8 @@ async def open_store(partitions: int) -> AsyncIterator[MakeStore]:
     """Job stores on any server, closed after the test: `open_store(url, name=...)`."""
     stores = []
 
-    def make(url: str, **settings: Any) -> JobStore:
-        stores.append(JobStore(url, **{"partitions": partitions} | settings))
+    def make(url: str, **settings: Any) -> Store:
+        stores.append(Store(url, **{"partitions": partitions} | settings))
         return stores[-1]
 
     yield make
@@ -91,17 +72,17 @@ def make_store(redis_url: str, open_store: MakeStore) -> MakeStore:
 
 
 @pytest.fixture
-async def gateway(make_store: MakeStore) -> JobStore:
+async def gateway(make_store: MakeStore) -> Store:
     store = make_store("gate")
-    await store.prepare()
+    await store.queue.prepare()
     return store
 
 
 @pytest.fixture
-def a(gateway: JobStore, make_store: MakeStore) -> Processor:
+def a(gateway: Store, make_store: MakeStore) -> Processor:
     return Processor(make_store("proc-a"))
 
 
 @pytest.fixture
-def b(gateway: JobStore, make_store: MakeStore) -> Processor:
+def b(gateway: Store, make_store: MakeStore) -> Processor:
     return Processor(make_store("proc-b"))

@@ -14,11 +14,14 @@ import pytest
 
 from common.errors import StoreMisconfigured, StoreUnavailable
 from common.store import keys
-from common.store.job_store import JobStore, Outcome, Submission, parse_announcement
+from common.store.announcements import parse_announcement
+from common.store.claims import Outcome
+from common.store.jobs import Submission
 from common.store.states import Status
 from tests.conftest import eventually, wait_until
 from tests.services import LANGUAGE, ROOT, running_services
-from tests.store.conftest import MakeStore, Processor
+from tests.store.conftest import MakeStore
+from tests.store.store import Processor, Store
 from tests.store.traffic import assert_clean, traffic, unfinished
 from tools.redis_topologies import ClusterSet, Node, free_ports, slot_of
 
@@ -44,14 +47,14 @@ def cluster(servers: ClusterSet) -> ClusterSet:
 
 
 @pytest.fixture
-async def gateway(cluster: ClusterSet, open_store: MakeStore) -> JobStore:
+async def gateway(cluster: ClusterSet, open_store: MakeStore) -> Store:
     store = open_store(cluster.url, name="gate", partitions=PARTITIONS)
-    await store.prepare()
+    await store.queue.prepare()
     return store
 
 
 @pytest.fixture
-def processor(cluster: ClusterSet, gateway: JobStore, open_store: MakeStore) -> Processor:
+def processor(cluster: ClusterSet, gateway: Store, open_store: MakeStore) -> Processor:
     return Processor(open_store(cluster.url, name="proc", partitions=PARTITIONS))
 
 
@@ -61,8 +64,10 @@ def ids(count: int, partition: int | None = None) -> list[str]:
     return list(islice(mine, count))
 
 
-async def submit(gateway: JobStore, some: list[str], **more: Any) -> None:
-    words = await asyncio.gather(*[gateway.submit(Submission(i, b"1", watch=True, **more)) for i in some])
+async def submit(gateway: Store, some: list[str], **more: Any) -> None:
+    words = await asyncio.gather(
+        *[gateway.jobs.submit(Submission(i, b"1", watch=True, **more)) for i in some]
+    )
     assert {submitted.word for submitted in words} == {"queued"}
 
 
@@ -123,39 +128,39 @@ class TestJobStore:
     def test_the_partitions_have_three_masters(self, cluster: ClusterSet) -> None:
         assert len({cluster.owner(partition) for partition in range(PARTITIONS)}) == 3
 
-    async def test_every_partition_works_and_is_heard(self, gateway: JobStore, processor: Processor) -> None:
+    async def test_every_partition_works_and_is_heard(self, gateway: Store, processor: Processor) -> None:
         some = ids(40)
         async with gateway.subscription() as subscription, processor.store.subscription():
             await submit(gateway, some, deadline_us=60_000_000)
             jobs = await processor.claim()
             assert sorted(job.id for job in jobs) == sorted(some)
-            assert await processor.store.extend(jobs) == []
-            await processor.store.release(jobs[:4])
+            assert await processor.store.claims.extend(jobs) == []
+            await processor.store.claims.release(jobs[:4])
             jobs[:4] = await processor.claim()
-            assert (await gateway.ring()).unfinished == 40
-            assert await processor.store.finish([(job, DONE) for job in jobs]) == [True] * 40
+            assert (await gateway.queue.ring()).unfinished == 40
+            assert await processor.store.claims.finish([(job, DONE) for job in jobs]) == [True] * 40
             told: set[str] = set()
             async with asyncio.timeout(10):
                 while len(told) < 40:
                     payload = await subscription.receive()
                     told |= {i for i, state in parse_announcement(payload)} if payload else set()
         assert told == set(some)
-        assert {(await gateway.read(i)).status for i in some} == {Status.SUCCEEDED}  # type: ignore[union-attr]
-        await processor.store.leave()
+        assert {(await gateway.jobs.read(i)).status for i in some} == {Status.SUCCEEDED}  # type: ignore[union-attr]
+        await processor.store.claims.leave()
 
     async def test_a_url_that_is_of_another_kind_is_named(
         self, cluster: ClusterSet, tmp_path: Path, open_store: MakeStore
     ) -> None:
         one_of_them = open_store(cluster.nodes[0].url, name="gate", partitions=PARTITIONS)
         with pytest.raises(StoreMisconfigured, match=r"use redis\+cluster://"):
-            await one_of_them.prepare()
+            await one_of_them.queue.prepare()
         with Node(tmp_path, *free_ports(1)) as single:
             no_cluster = open_store(f"redis+cluster://127.0.0.1:{single.port}", name="gate")
             with pytest.raises(StoreMisconfigured, match="use redis://"):
-                await no_cluster.prepare()
+                await no_cluster.queue.prepare()
 
     async def test_a_subscription_ends_when_a_channel_moves(
-        self, cluster: ClusterSet, gateway: JobStore
+        self, cluster: ClusterSet, gateway: Store
     ) -> None:
         async with gateway.subscription() as subscription:
             move_at_once(cluster, 0)
@@ -179,37 +184,37 @@ class TestASlotThatMovesKeyByKey:
 
     @pytest.mark.parametrize("first", ["jobs:", "job:", "counts:"])
     async def test_nothing_is_lost(
-        self, cluster: ClusterSet, gateway: JobStore, processor: Processor, first: str
+        self, cluster: ClusterSet, gateway: Store, processor: Processor, first: str
     ) -> None:
         some = ids(8, partition=0)
         await submit(gateway, some)
-        running = await processor.store.claim(processor.readers[0], 4)
+        running = await processor.store.claims.claim(processor.readers[0], 4)
         source, target = start_moving(cluster, 0)
         at = {"job:": [f"job:{running[1].id}", f"job:{some[-1]}"]}.get(first, [first])
         move_keys(source, target, 0, lambda key: any(part in key for part in at))
 
         store, reader = processor.store, processor.readers[0]
         for call in (
-            lambda: store.finish([(job, DONE) for job in running]),
-            lambda: store.claim(reader, 10),
-            lambda: store.reclaim(reader, 10, idle_s=0),
-            lambda: store.extend(running),
-            lambda: store.release(running),
-            lambda: gateway.submit(Submission(ids(1, partition=0)[0], b"1")),
-            lambda: gateway.cancel(some[-1], "Prediction cancelled."),
-            gateway.ring,
+            lambda: store.claims.finish([(job, DONE) for job in running]),
+            lambda: store.claims.claim(reader, 10),
+            lambda: store.claims.reclaim(reader, 10, idle_s=0),
+            lambda: store.claims.extend(running),
+            lambda: store.claims.release(running),
+            lambda: gateway.jobs.submit(Submission(ids(1, partition=0)[0], b"1")),
+            lambda: gateway.jobs.cancel(some[-1], "Prediction cancelled."),
+            gateway.queue.ring,
         ):
             with pytest.raises(StoreUnavailable):
                 await call()  # type: ignore[no-untyped-call]
 
         end_moving(cluster, source, target, 0)
-        assert await store.finish([(job, DONE) for job in running]) == [True] * 4
+        assert await store.claims.finish([(job, DONE) for job in running]) == [True] * 4
         rest = await claim_all(processor, 4)
-        assert await store.finish([(job, DONE) for job in rest]) == [True] * 4
-        assert {(await gateway.read(i)).status for i in some} == {Status.SUCCEEDED}  # type: ignore[union-attr]
-        tide = await gateway.ring()
+        assert await store.claims.finish([(job, DONE) for job in rest]) == [True] * 4
+        assert {(await gateway.jobs.read(i)).status for i in some} == {Status.SUCCEEDED}  # type: ignore[union-attr]
+        tide = await gateway.queue.ring()
         assert (tide.unfinished, tide.finished) == (0, 8)
-        await store.leave()
+        await store.claims.leave()
         assert_clean(cluster.nodes)
 
 

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from common.store import keys
+from common.store.announcements import parse_announcement
+from common.store.claims import Job, Outcome
 from common.store.connections import Subscription
-from common.store.job_store import Job, JobState, JobStore, Outcome, Submission, parse_announcement
-from common.store.states import Fault, Status
+from common.store.jobs import Submission
+from common.store.states import Fault, JobState, Status
 from tests.conftest import eventually
-from tests.store.conftest import MakeStore, Processor
+from tests.store.conftest import MakeStore
+from tests.store.store import Processor, Store
 
 pytestmark = pytest.mark.leaves_jobs("transitions are looked at one by one, in the middle of a job's life")
 
@@ -27,14 +30,14 @@ def new_id(partitions: int = 1) -> str:
     return next(keys.new_ids(partitions))
 
 
-async def submitted(gateway: JobStore, input_: bytes = b"1", *, watch: bool = False) -> str:
+async def submitted(gateway: Store, input_: bytes = b"1", *, watch: bool = False) -> str:
     prediction_id = new_id(gateway.partitions)
-    assert (await gateway.submit(Submission(prediction_id, input_, watch))).word == "queued"
+    assert (await gateway.jobs.submit(Submission(prediction_id, input_, watch))).word == "queued"
     return prediction_id
 
 
-async def status(store: JobStore, prediction_id: str) -> Status | None:
-    state = await store.read(prediction_id)
+async def status(store: Store, prediction_id: str) -> Status | None:
+    state = await store.jobs.read(prediction_id)
     return state.status if state else None
 
 
@@ -49,7 +52,7 @@ async def heard(subscription: Subscription, count: int) -> list[tuple[str, JobSt
     return found
 
 
-async def nothing_more(store: JobStore, subscription: Subscription, raw: Any) -> None:
+async def nothing_more(store: Store, subscription: Subscription, raw: Any) -> None:
     """Messages keep their order: once a mark comes through, nothing before it was announced."""
     raw.execute_command("SPUBLISH", keys.relay(0, store.name), "mark queued")
     assert await heard(subscription, 1) == [("mark", JobState(Status.QUEUED))]
@@ -65,49 +68,49 @@ def group(raw: Any, partition: int = 0) -> dict[str, Any]:
 
 
 class TestSubmit:
-    async def test_a_job_is_found_at_once_and_waits(self, gateway: JobStore) -> None:
+    async def test_a_job_is_found_at_once_and_waits(self, gateway: Store) -> None:
         prediction_id = await submitted(gateway, b'{"text": "hi"}')
-        assert await gateway.read(prediction_id) == JobState(Status.QUEUED, b'{"text": "hi"}')
-        assert (await gateway.ring()).unfinished == 1
+        assert await gateway.jobs.read(prediction_id) == JobState(Status.QUEUED, b'{"text": "hi"}')
+        assert (await gateway.queue.ring()).unfinished == 1
 
-    async def test_an_unknown_id_is_unknown(self, gateway: JobStore) -> None:
-        assert await gateway.read(new_id()) is None
-        assert await gateway.watch(new_id()) is None
-        assert await gateway.cancel(new_id(), SORRY) == "unknown"
+    async def test_an_unknown_id_is_unknown(self, gateway: Store) -> None:
+        assert await gateway.jobs.read(new_id()) is None
+        assert await gateway.jobs.watch(new_id()) is None
+        assert await gateway.jobs.cancel(new_id(), SORRY) == "unknown"
 
-    async def test_the_same_again_changes_nothing(self, gateway: JobStore, a: Processor) -> None:
+    async def test_the_same_again_changes_nothing(self, gateway: Store, a: Processor) -> None:
         same = Submission(new_id(), b"1")
-        replies = await asyncio.gather(gateway.submit(same), gateway.submit(same))
-        words = [reply.word for reply in [*replies, await gateway.submit(same)]]
+        replies = await asyncio.gather(gateway.jobs.submit(same), gateway.jobs.submit(same))
+        words = [reply.word for reply in [*replies, await gateway.jobs.submit(same)]]
         assert words == ["queued", "known", "known"]
         job = await a.claim_one()
-        assert (await gateway.submit(same)).word == "known"
-        await a.store.finish([(job, DONE)])
-        assert (await gateway.submit(same)).word == "known"
-        assert (await gateway.ring()).unfinished == 0
+        assert (await gateway.jobs.submit(same)).word == "known"
+        await a.store.claims.finish([(job, DONE)])
+        assert (await gateway.jobs.submit(same)).word == "known"
+        assert (await gateway.queue.ring()).unfinished == 0
 
-    async def test_another_input_under_the_same_id_conflicts(self, gateway: JobStore) -> None:
+    async def test_another_input_under_the_same_id_conflicts(self, gateway: Store) -> None:
         prediction_id = await submitted(gateway, b"1")
-        assert (await gateway.submit(Submission(prediction_id, b"2"))).word == "conflict"
-        assert await gateway.read(prediction_id) == JobState(Status.QUEUED, b"1")
+        assert (await gateway.jobs.submit(Submission(prediction_id, b"2"))).word == "conflict"
+        assert await gateway.jobs.read(prediction_id) == JobState(Status.QUEUED, b"1")
 
     async def test_a_full_queue_takes_exactly_its_limit(self, make_store: MakeStore, a: Processor) -> None:
         gateway = make_store("gate", max_queue=3 * a.store.partitions)
         ids = list(islice(keys.new_ids(1), 5))
-        replies = await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
+        replies = await asyncio.gather(*[gateway.jobs.submit(Submission(i, b"1")) for i in ids])
         assert [reply.word for reply in replies] == ["queued", "queued", "queued", "full", "full"]
-        assert await gateway.read(ids[3]) is None
-        assert (await gateway.submit(Submission(ids[0], b"1"))).word == "known"
+        assert await gateway.jobs.read(ids[3]) is None
+        assert (await gateway.jobs.submit(Submission(ids[0], b"1"))).word == "known"
         (job,) = await a.claim(1)  # running jobs count too
-        assert (await gateway.submit(Submission(ids[3], b"1"))).word == "full"
-        await a.store.finish([(job, DONE)])
-        assert (await gateway.submit(Submission(ids[3], b"1"))).word == "queued"
+        assert (await gateway.jobs.submit(Submission(ids[3], b"1"))).word == "full"
+        await a.store.claims.finish([(job, DONE)])
+        assert (await gateway.jobs.submit(Submission(ids[3], b"1"))).word == "queued"
 
-    async def test_many_at_once_make_few_calls(self, gateway: JobStore, raw: Any) -> None:
+    async def test_many_at_once_make_few_calls(self, gateway: Store, raw: Any) -> None:
         await submitted(gateway)  # the script is loaded
         raw.config_resetstat()
         ids = list(islice(keys.new_ids(gateway.partitions), 200))
-        replies = await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
+        replies = await asyncio.gather(*[gateway.jobs.submit(Submission(i, b"1")) for i in ids])
         assert {reply.word for reply in replies} == {"queued"}
         stats = raw.info("commandstats")
         assert sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval")) <= (
@@ -116,10 +119,10 @@ class TestSubmit:
 
 
 class TestClaim:
-    async def test_jobs_come_in_order_with_all_that_is_needed(self, gateway: JobStore, a: Processor) -> None:
+    async def test_jobs_come_in_order_with_all_that_is_needed(self, gateway: Store, a: Processor) -> None:
         ids = list(islice(keys.new_ids(1), 3))
         for number, i in enumerate(ids):
-            await gateway.submit(Submission(i, b"%d" % number))
+            await gateway.jobs.submit(Submission(i, b"%d" % number))
         jobs = await a.claim(2) + await a.claim(2)
         assert [(job.id, job.attempt, job.input) for job in jobs] == [
             (i, 1, b"%d" % number) for number, i in enumerate(ids)
@@ -129,39 +132,39 @@ class TestClaim:
         assert await a.claim() == []
 
     async def test_two_processors_share_and_never_get_the_same(
-        self, gateway: JobStore, a: Processor, b: Processor
+        self, gateway: Store, a: Processor, b: Processor
     ) -> None:
         ids = {await submitted(gateway) for _ in range(20)}
         claimed = [job.id for p in (a, b, a, b) for job in await p.claim(3)]
         claimed += [job.id for job in await a.claim()]
         assert sorted(claimed) == sorted(ids)
 
-    async def test_a_claim_is_one_round_trip(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+    async def test_a_claim_is_one_round_trip(self, gateway: Store, a: Processor, raw: Any) -> None:
         def reads() -> int:
             return int(raw.info("stats")["total_reads_processed"])
 
         await a.claim()  # connected, and the script is loaded
         ids = list(islice(keys.new_ids(1), 3))
         for i in ids:
-            await gateway.submit(Submission(i, b"1"))
+            await gateway.jobs.submit(Submission(i, b"1"))
         first, second = reads(), reads()
-        assert [job.id for job in await a.store.claim(a.readers[0], 10)] == ids
+        assert [job.id for job in await a.store.claims.claim(a.readers[0], 10)] == ids
         assert reads() - second == 1 + (second - first)
 
     async def test_a_waiting_claim_gets_what_comes_and_all_that_came_with_it(
-        self, gateway: JobStore, a: Processor, raw: Any, monkeypatch: pytest.MonkeyPatch
+        self, gateway: Store, a: Processor, raw: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await a.claim()
-        monkeypatch.setattr("common.store.job_store.BLOCK_S", 10.0)
-        claim = asyncio.create_task(a.store.claim(a.readers[0], 10))
+        monkeypatch.setattr("common.store.claims.BLOCK_S", 10.0)
+        claim = asyncio.create_task(a.store.claims.claim(a.readers[0], 10))
         await eventually(lambda: raw.info("clients")["blocked_clients"] == 1)
         ids = list(islice(keys.new_ids(1), 3))
-        await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
+        await asyncio.gather(*[gateway.jobs.submit(Submission(i, b"1")) for i in ids])
         async with asyncio.timeout(5):
             assert [job.id for job in await claim] == ids
 
     async def test_a_claim_whose_reply_was_lost_is_the_same_attempt(
-        self, gateway: JobStore, a: Processor
+        self, gateway: Store, a: Processor
     ) -> None:
         await submitted(gateway)
         before = [reader.after for reader in a.readers]
@@ -170,10 +173,10 @@ class TestClaim:
             reader.after = after
         again = await a.claim_one()
         assert (again.id, again.entry, again.attempt) == (job.id, job.entry, 1)
-        assert await a.store.finish([(again, DONE)]) == [True]
+        assert await a.store.claims.finish([(again, DONE)]) == [True]
 
     async def test_an_attempt_too_many_fails_and_is_kept_for_people(
-        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+        self, gateway: Store, a: Processor, b: Processor, raw: Any
     ) -> None:
         prediction_id = await submitted(gateway, watch=True)
         async with gateway.subscription() as subscription:
@@ -181,7 +184,7 @@ class TestClaim:
             attempts += [job.attempt for p in (b, a, b, a) for job in await p.reclaim()]
             assert attempts == [1, 2, 3]
             ((told, announced),) = await heard(subscription, 1)
-        state = await gateway.read(prediction_id)
+        state = await gateway.jobs.read(prediction_id)
         assert state is not None
         assert (state.status, state.fault) == (Status.FAILED, Fault.GIVEN_UP)
         assert b"given up after 3 attempts" in state.payload
@@ -194,7 +197,7 @@ class TestClaim:
 
 class TestReclaim:
     async def test_only_what_nobody_renewed_is_taken(
-        self, gateway: JobStore, a: Processor, b: Processor
+        self, gateway: Store, a: Processor, b: Processor
     ) -> None:
         await submitted(gateway)
         job = await a.claim_one()
@@ -203,10 +206,10 @@ class TestReclaim:
         assert (taken.id, taken.entry, taken.attempt) == (job.id, job.entry, 2)
 
     async def test_extending_keeps_every_job(
-        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+        self, gateway: Store, a: Processor, b: Processor, raw: Any
     ) -> None:
         for i in islice(keys.new_ids(1), 5):
-            await gateway.submit(Submission(i, b"1"))
+            await gateway.jobs.submit(Submission(i, b"1"))
         jobs = await a.claim()
 
         def pending() -> list[Any]:
@@ -215,7 +218,7 @@ class TestReclaim:
         before = await eventually(
             lambda: all(entry["time_since_delivered"] >= 50 for entry in pending()) and pending()
         )
-        assert await a.store.extend(jobs) == []
+        assert await a.store.claims.extend(jobs) == []
         after = pending()
         assert [
             new["time_since_delivered"] < old["time_since_delivered"]
@@ -223,9 +226,9 @@ class TestReclaim:
         ] == [True] * 5
         assert [entry["times_delivered"] for entry in after] == [entry["times_delivered"] for entry in before]
 
-    async def test_the_tail_is_not_starved(self, gateway: JobStore, a: Processor, b: Processor) -> None:
+    async def test_the_tail_is_not_starved(self, gateway: Store, a: Processor, b: Processor) -> None:
         ids = list(islice(keys.new_ids(1), 25))
-        await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
+        await asyncio.gather(*[gateway.jobs.submit(Submission(i, b"1")) for i in ids])
         await a.claim()
         taken = [job.id for _ in range(9) for job in await b.reclaim(3)]
         assert sorted(taken) == sorted(
@@ -233,7 +236,7 @@ class TestReclaim:
         )  # idle_s is 0: from the start each time, it would be the first three
 
     async def test_what_was_delivered_and_never_started_is_found(
-        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+        self, gateway: Store, a: Processor, b: Processor, raw: Any
     ) -> None:
         prediction_id = await submitted(gateway)
         p = keys.partition_of(prediction_id, gateway.partitions)
@@ -245,59 +248,59 @@ class TestReclaim:
 
 class TestFinish:
     async def test_the_result_is_there_and_its_life_begins(
-        self, gateway: JobStore, a: Processor, raw: Any
+        self, gateway: Store, a: Processor, raw: Any
     ) -> None:
         prediction_id = await submitted(gateway)
         key = keys.job(prediction_id, gateway.partitions)
         assert raw.ttl(key) == -1
         job = await a.claim_one()
         assert raw.ttl(key) == -1
-        assert await a.store.finish([(job, DONE)]) == [True]
-        state = await gateway.read(prediction_id)
+        assert await a.store.claims.finish([(job, DONE)]) == [True]
+        state = await gateway.jobs.read(prediction_id)
         assert state == JobState(Status.SUCCEEDED, b"1", "", b'"done"', job.queue_us, 42)
         assert 3590 < raw.ttl(key) <= 3600
         assert entries(raw, gateway.partitions) == 0
         assert group(raw, job.partition)["pending"] == 0
 
     async def test_a_failure_has_its_sentence_and_its_fault(
-        self, gateway: JobStore, a: Processor, raw: Any
+        self, gateway: Store, a: Processor, raw: Any
     ) -> None:
         prediction_id = await submitted(gateway)
-        await a.store.finish([(await a.claim_one(), BROKEN)])
-        state = await gateway.read(prediction_id)
+        await a.store.claims.finish([(await a.claim_one(), BROKEN)])
+        state = await gateway.jobs.read(prediction_id)
         assert state is not None
         assert (state.status, state.fault, state.payload) == (Status.FAILED, Fault.MODEL, b'"It broke."')
         assert not raw.exists(keys.dead(0))  # a model that raises is nothing for people
 
-    async def test_a_result_passes_away(self, make_store: MakeStore, gateway: JobStore, raw: Any) -> None:
+    async def test_a_result_passes_away(self, make_store: MakeStore, gateway: Store, raw: Any) -> None:
         a = Processor(make_store("proc-a", result_ttl_s=1))
         prediction_id = await submitted(gateway)
-        await a.store.finish([(await a.claim_one(), DONE)])
+        await a.store.claims.finish([(await a.claim_one(), DONE)])
         assert raw.ttl(keys.job(prediction_id, gateway.partitions)) == 1
 
-    async def test_many_at_once_each_get_their_own(self, gateway: JobStore, a: Processor) -> None:
+    async def test_many_at_once_each_get_their_own(self, gateway: Store, a: Processor) -> None:
         ids = [await submitted(gateway, b"%d" % number) for number in range(20)]
         jobs = await a.claim()
         outcomes = [(job, Outcome(Status.SUCCEEDED, b"[%s]" % job.input)) for job in reversed(jobs)]
-        assert await a.store.finish(outcomes) == [True] * 20
+        assert await a.store.claims.finish(outcomes) == [True] * 20
         for number, i in enumerate(ids):
-            state = await gateway.read(i)
+            state = await gateway.jobs.read(i)
             assert state is not None
             assert state.payload == b"[%d]" % number
 
-    async def test_again_is_recorded_still(self, gateway: JobStore, a: Processor) -> None:
+    async def test_again_is_recorded_still(self, gateway: Store, a: Processor) -> None:
         await submitted(gateway)
         job = await a.claim_one()
-        assert await a.store.finish([(job, DONE)]) == [True]
-        assert await a.store.finish([(job, DONE)]) == [True]
-        assert await a.store.finish([(job, BROKEN)]) == [False]
+        assert await a.store.claims.finish([(job, DONE)]) == [True]
+        assert await a.store.claims.finish([(job, DONE)]) == [True]
+        assert await a.store.claims.finish([(job, BROKEN)]) == [False]
 
 
 class TestFence:
     """Once another processor has a job, nothing that its former owner does changes it."""
 
     @pytest.fixture
-    async def jobs(self, gateway: JobStore, a: Processor, b: Processor) -> tuple[Job, Job]:
+    async def jobs(self, gateway: Store, a: Processor, b: Processor) -> tuple[Job, Job]:
         """The same job in the hands of `a`, who was silent too long, and of `b`."""
         await submitted(gateway)
         old = await a.claim_one()
@@ -305,115 +308,115 @@ class TestFence:
         return old, new
 
     async def test_a_late_result_is_refused(
-        self, jobs: tuple[Job, Job], gateway: JobStore, a: Processor, b: Processor
+        self, jobs: tuple[Job, Job], gateway: Store, a: Processor, b: Processor
     ) -> None:
         old, new = jobs
-        assert await a.store.finish([(old, BROKEN)]) == [False]
+        assert await a.store.claims.finish([(old, BROKEN)]) == [False]
         assert await status(gateway, new.id) == Status.PROCESSING
-        assert await b.store.finish([(new, DONE)]) == [True]
-        assert await a.store.finish([(old, BROKEN)]) == [False]
-        assert await a.store.finish([(old, DONE)]) == [False]
-        state = await gateway.read(new.id)
+        assert await b.store.claims.finish([(new, DONE)]) == [True]
+        assert await a.store.claims.finish([(old, BROKEN)]) == [False]
+        assert await a.store.claims.finish([(old, DONE)]) == [False]
+        state = await gateway.jobs.read(new.id)
         assert state is not None
         assert state.payload == DONE.payload
 
     async def test_a_late_extension_is_lost(self, jobs: tuple[Job, Job], a: Processor, b: Processor) -> None:
         old, new = jobs
-        assert await a.store.extend([old]) == [old]
-        assert await b.store.extend([new]) == []
+        assert await a.store.claims.extend([old]) == [old]
+        assert await b.store.claims.extend([new]) == []
         (taken,) = await a.reclaim()
         assert taken.attempt == 3
 
     async def test_a_late_release_gives_nothing_back(
-        self, jobs: tuple[Job, Job], gateway: JobStore, a: Processor, b: Processor
+        self, jobs: tuple[Job, Job], gateway: Store, a: Processor, b: Processor
     ) -> None:
         old, new = jobs
-        await a.store.release([old])
+        await a.store.claims.release([old])
         assert await status(gateway, new.id) == Status.PROCESSING
         assert await a.claim() == []
-        assert await b.store.finish([(new, DONE)]) == [True]
+        assert await b.store.claims.finish([(new, DONE)]) == [True]
 
     @pytest.mark.parametrize("late", ["finish", "extend", "release"])
     async def test_a_processor_is_fenced_from_what_it_released_itself(
-        self, gateway: JobStore, a: Processor, raw: Any, late: str
+        self, gateway: Store, a: Processor, raw: Any, late: str
     ) -> None:
         """An uncounted release makes the same attempt number come again: the entry tells them apart."""
         await submitted(gateway)
         old = await a.claim_one()
-        await a.store.release([old])
+        await a.store.claims.release([old])
         new = await a.claim_one()
         assert (new.attempt, new.entry != old.entry) == (1, True)
         if late == "finish":
-            assert await a.store.finish([(old, BROKEN)]) == [False]
+            assert await a.store.claims.finish([(old, BROKEN)]) == [False]
         elif late == "extend":
-            assert await a.store.extend([old]) == [old]
+            assert await a.store.claims.extend([old]) == [old]
         else:
-            await a.store.release([old])
+            await a.store.claims.release([old])
         assert await status(gateway, new.id) == Status.PROCESSING
-        assert await a.store.finish([(new, DONE)]) == [True]
+        assert await a.store.claims.finish([(new, DONE)]) == [True]
         assert entries(raw, gateway.partitions) == 0
 
-    async def test_one_processor_that_took_its_own_job_over(self, gateway: JobStore, a: Processor) -> None:
+    async def test_one_processor_that_took_its_own_job_over(self, gateway: Store, a: Processor) -> None:
         await submitted(gateway)
         old = await a.claim_one()
         (new,) = await a.reclaim()
-        assert await a.store.extend([old, new]) == [old]
-        assert await a.store.finish([(old, BROKEN)]) == [False]
-        assert await a.store.finish([(new, DONE)]) == [True]
+        assert await a.store.claims.extend([old, new]) == [old]
+        assert await a.store.claims.finish([(old, BROKEN)]) == [False]
+        assert await a.store.claims.finish([(new, DONE)]) == [True]
 
 
 class TestExtend:
-    async def test_a_cancelled_and_an_unknown_job_are_lost(self, gateway: JobStore, a: Processor) -> None:
+    async def test_a_cancelled_and_an_unknown_job_are_lost(self, gateway: Store, a: Processor) -> None:
         kept, gone = [await submitted(gateway), await submitted(gateway)]
         jobs = await a.claim()
-        await gateway.cancel(gone, SORRY)
+        await gateway.jobs.cancel(gone, SORRY)
         unknown = Job(new_id(), 0, b"1-1", 1, b"1", 0)
-        lost = await a.store.extend([*jobs, unknown])
+        lost = await a.store.claims.extend([*jobs, unknown])
         assert {job.id for job in lost} == {gone, unknown.id}
         assert await status(gateway, kept) == Status.PROCESSING
 
-    async def test_what_this_attempt_recorded_is_not_lost(self, gateway: JobStore, a: Processor) -> None:
+    async def test_what_this_attempt_recorded_is_not_lost(self, gateway: Store, a: Processor) -> None:
         """The leases are renewed on their own connection, perhaps before the reply to finish is there."""
         await submitted(gateway)
         job = await a.claim_one()
-        await a.store.finish([(job, DONE)])
-        assert await a.store.extend([job]) == []
+        await a.store.claims.finish([(job, DONE)])
+        assert await a.store.claims.extend([job]) == []
 
-    async def test_any_number_of_jobs_can_be_held(self, gateway: JobStore, a: Processor) -> None:
+    async def test_any_number_of_jobs_can_be_held(self, gateway: Store, a: Processor) -> None:
         """One Lua call takes some 8,000 values: eight model processes with batches of 1,024 hold more."""
         ids = list(islice(keys.new_ids(1), 9000))
-        await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
+        await asyncio.gather(*[gateway.jobs.submit(Submission(i, b"1")) for i in ids])
         jobs = await a.claim(9000)
         assert len(jobs) == 9000
-        assert await a.store.extend(jobs) == []
+        assert await a.store.claims.extend(jobs) == []
 
 
 class TestRelease:
     @pytest.mark.parametrize(("counted", "attempt"), [(True, 2), (False, 1)])
     async def test_another_processor_has_it_at_once(
-        self, gateway: JobStore, a: Processor, b: Processor, counted: bool, attempt: int
+        self, gateway: Store, a: Processor, b: Processor, counted: bool, attempt: int
     ) -> None:
         prediction_id = await submitted(gateway)
         job = await a.claim_one()
-        await (a.store.retry([(job, 0.0)]) if counted else a.store.release([job]))
+        await (a.store.claims.retry([(job, 0.0)]) if counted else a.store.claims.release([job]))
         assert await status(gateway, prediction_id) == Status.QUEUED
-        assert (await gateway.ring()).unfinished == 1
+        assert (await gateway.queue.ring()).unfinished == 1
         job = await b.claim_one()
         assert (job.id, job.attempt) == (prediction_id, attempt)
-        assert await b.store.finish([(job, DONE)]) == [True]
-        assert (await gateway.ring()).unfinished == 0
+        assert await b.store.claims.finish([(job, DONE)]) == [True]
+        assert (await gateway.queue.ring()).unfinished == 0
 
-    async def test_twice_is_once(self, gateway: JobStore, a: Processor, b: Processor) -> None:
+    async def test_twice_is_once(self, gateway: Store, a: Processor, b: Processor) -> None:
         await submitted(gateway)
         job = await a.claim_one()
-        await a.store.release([job])
-        await a.store.release([job])
+        await a.store.claims.release([job])
+        await a.store.claims.release([job])
         assert (await b.claim_one()).attempt == 1
 
-    async def test_the_queue_can_still_be_measured(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+    async def test_the_queue_can_still_be_measured(self, gateway: Store, a: Processor, raw: Any) -> None:
         for i in islice(keys.new_ids(1), 3):
-            await gateway.submit(Submission(i, b"1"))
-        await a.store.retry([(job, 0.0) for job in await a.claim(1)])
+            await gateway.jobs.submit(Submission(i, b"1"))
+        await a.store.claims.retry([(job, 0.0) for job in await a.claim(1)])
         assert group(raw)["lag"] == 3
 
 
@@ -421,42 +424,42 @@ class TestRetry:
     """A retry that waits for its time is in no stream: Redis keeps it among the alarms."""
 
     async def test_it_waits_for_its_time_and_counts(
-        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+        self, gateway: Store, a: Processor, b: Processor, raw: Any
     ) -> None:
         prediction_id = await submitted(gateway)
         job = await a.claim_one()
-        await a.store.retry([(job, 3600.0)])
+        await a.store.claims.retry([(job, 3600.0)])
         assert await status(gateway, prediction_id) == Status.QUEUED
-        tide = await gateway.ring()
+        tide = await gateway.queue.ring()
         assert tide.unfinished == 1
         assert tide.next_s is not None
         assert 3590 < tide.next_s <= 3600
         assert await b.claim() == []
         ring_now(raw, prediction_id)
-        assert (await gateway.ring()).next_s is None
+        assert (await gateway.queue.ring()).next_s is None
         again = await b.claim_one()
         assert (again.id, again.attempt) == (prediction_id, 2)
-        assert await b.store.finish([(again, DONE)]) == [True]
-        assert (await gateway.ring()) == (None, 0, 1)
+        assert await b.store.claims.finish([(again, DONE)]) == [True]
+        assert (await gateway.queue.ring()) == (None, 0, 1)
 
-    async def test_a_cancelled_one_never_comes(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+    async def test_a_cancelled_one_never_comes(self, gateway: Store, a: Processor, raw: Any) -> None:
         prediction_id = await submitted(gateway)
-        await a.store.retry([(await a.claim_one(), 3600.0)])
-        assert await gateway.cancel(prediction_id, SORRY) == "cancelled"
-        assert (await gateway.ring()) == (None, 0, 1)
+        await a.store.claims.retry([(await a.claim_one(), 3600.0)])
+        assert await gateway.jobs.cancel(prediction_id, SORRY) == "cancelled"
+        assert (await gateway.queue.ring()) == (None, 0, 1)
         assert not raw.exists(f"{keys.tag(0)}:alarms:default")
 
     async def test_one_past_its_deadline_is_expired_and_not_tried(
-        self, gateway: JobStore, a: Processor, raw: Any
+        self, gateway: Store, a: Processor, raw: Any
     ) -> None:
         prediction_id = new_id()
-        await gateway.submit(Submission(prediction_id, b"1", deadline_us=60_000_000))
-        await a.store.retry([(await a.claim_one(), 3600.0)])
-        tide = await gateway.ring()
+        await gateway.jobs.submit(Submission(prediction_id, b"1", deadline_us=60_000_000))
+        await a.store.claims.retry([(await a.claim_one(), 3600.0)])
+        tide = await gateway.queue.ring()
         assert tide.next_s is not None
         assert tide.next_s <= 60
         pass_deadline(raw, prediction_id)
-        await gateway.ring()
+        await gateway.queue.ring()
         assert await status(gateway, prediction_id) == Status.EXPIRED
         assert await a.claim() == []
 
@@ -473,93 +476,93 @@ def pass_deadline(raw: Any, prediction_id: str) -> None:
 
 class TestDeadline:
     async def test_one_that_passed_in_the_queue_is_expired_and_never_started(
-        self, gateway: JobStore, a: Processor
+        self, gateway: Store, a: Processor
     ) -> None:
         prediction_id = new_id()
-        await gateway.submit(Submission(prediction_id, b"1", deadline_us=1))
+        await gateway.jobs.submit(Submission(prediction_id, b"1", deadline_us=1))
         assert await a.claim() == []
-        state = await gateway.read(prediction_id)
+        state = await gateway.jobs.read(prediction_id)
         assert state is not None
         assert (state.status, state.fault) == (Status.EXPIRED, Fault.EXPIRED)
-        assert (await gateway.ring()) == (None, 0, 1)
+        assert (await gateway.queue.ring()) == (None, 0, 1)
 
-    async def test_without_any_processor_too(self, gateway: JobStore, a: Processor) -> None:
+    async def test_without_any_processor_too(self, gateway: Store, a: Processor) -> None:
         prediction_id = new_id()
         async with gateway.subscription() as subscription:
-            await gateway.submit(Submission(prediction_id, b"1", watch=True, deadline_us=1))
-            await gateway.ring()
+            await gateway.jobs.submit(Submission(prediction_id, b"1", watch=True, deadline_us=1))
+            await gateway.queue.ring()
             ((told, state),) = await heard(subscription, 1)
         assert (told, state.status) == (prediction_id, Status.EXPIRED)
         assert await a.claim() == []  # and removes the entry
-        assert (await gateway.ring()) == (None, 0, 1)
+        assert (await gateway.queue.ring()) == (None, 0, 1)
 
     async def test_one_that_passes_while_it_runs_is_expired_and_its_owner_told(
-        self, gateway: JobStore, a: Processor, raw: Any
+        self, gateway: Store, a: Processor, raw: Any
     ) -> None:
         prediction_id = new_id()
-        await gateway.submit(Submission(prediction_id, b"1", deadline_us=60_000_000))
+        await gateway.jobs.submit(Submission(prediction_id, b"1", deadline_us=60_000_000))
         job = await a.claim_one()
         pass_deadline(raw, prediction_id)
         async with a.store.subscription() as subscription:
-            await gateway.ring()
+            await gateway.queue.ring()
             ((told, state),) = await heard(subscription, 1)
         assert (told, state.status) == (prediction_id, Status.EXPIRED)
-        assert await a.store.finish([(job, DONE)]) == [False]
-        assert await a.store.extend([job]) == [job]
+        assert await a.store.claims.finish([(job, DONE)]) == [False]
+        assert await a.store.claims.extend([job]) == [job]
         assert not raw.xlen(keys.jobs(0))
 
-    async def test_one_that_is_met_leaves_no_alarm(self, gateway: JobStore, a: Processor, raw: Any) -> None:
-        await gateway.submit(Submission(new_id(), b"1", deadline_us=60_000_000))
-        await a.store.finish([(await a.claim_one(), DONE)])
+    async def test_one_that_is_met_leaves_no_alarm(self, gateway: Store, a: Processor, raw: Any) -> None:
+        await gateway.jobs.submit(Submission(new_id(), b"1", deadline_us=60_000_000))
+        await a.store.claims.finish([(await a.claim_one(), DONE)])
         assert not raw.exists(f"{keys.tag(0)}:alarms:default")
 
 
 class TestIdempotencyKey:
     async def test_a_repeat_finds_the_first_for_its_whole_life(
-        self, gateway: JobStore, a: Processor, raw: Any
+        self, gateway: Store, a: Processor, raw: Any
     ) -> None:
         first = Submission(new_id(), b"1", key="a" * 32)
-        assert (await gateway.submit(first))[:2] == ("queued", first.id)
+        assert (await gateway.jobs.submit(first))[:2] == ("queued", first.id)
         again = Submission(new_id(), b"1", key=first.key)
-        assert (await gateway.submit(again))[:2] == ("known", first.id)
-        assert (await gateway.submit(again._replace(input=b"2")))[:2] == ("conflict", first.id)
-        assert (await gateway.submit(again._replace(key="b" * 32)))[:2] == ("queued", again.id)
+        assert (await gateway.jobs.submit(again))[:2] == ("known", first.id)
+        assert (await gateway.jobs.submit(again._replace(input=b"2")))[:2] == ("conflict", first.id)
+        assert (await gateway.jobs.submit(again._replace(key="b" * 32)))[:2] == ("queued", again.id)
         key = f"{keys.tag(0)}:key:{first.key}"
         assert raw.ttl(key) == -1
         for job in await a.claim():
-            await a.store.finish([(job, DONE)])
+            await a.store.claims.finish([(job, DONE)])
         assert 0 < raw.ttl(key) <= raw.ttl(keys.job(first.id, 1))
-        assert (await gateway.submit(first._replace(id=new_id())))[:2] == ("known", first.id)
+        assert (await gateway.jobs.submit(first._replace(id=new_id())))[:2] == ("known", first.id)
 
-    async def test_a_key_without_its_job_is_free_again(self, gateway: JobStore, raw: Any) -> None:
+    async def test_a_key_without_its_job_is_free_again(self, gateway: Store, raw: Any) -> None:
         first = Submission(new_id(), b"1", key="a" * 32)
-        await gateway.submit(first)
+        await gateway.jobs.submit(first)
         raw.delete(keys.job(first.id, 1))
         second = first._replace(id=new_id(), input=b"2")
-        assert (await gateway.submit(second))[:2] == ("queued", second.id)
-        assert (await gateway.submit(second._replace(id=new_id())))[:2] == ("known", second.id)
+        assert (await gateway.jobs.submit(second))[:2] == ("queued", second.id)
+        assert (await gateway.jobs.submit(second._replace(id=new_id())))[:2] == ("known", second.id)
 
-    async def test_the_same_key_twice_at_once_is_one_job(self, gateway: JobStore) -> None:
+    async def test_the_same_key_twice_at_once_is_one_job(self, gateway: Store) -> None:
         same = [Submission(new_id(), b"1", key="c" * 32) for _ in range(3)]
-        replies = await asyncio.gather(*[gateway.submit(one) for one in same])
+        replies = await asyncio.gather(*[gateway.jobs.submit(one) for one in same])
         assert [reply.word for reply in replies] == ["queued", "known", "known"]
         assert {reply.id for reply in replies} == {same[0].id}
 
 
 class TestTwoEntries:
     async def test_an_entry_left_over_from_a_former_life_of_the_id_starts_nothing(
-        self, gateway: JobStore, a: Processor, raw: Any
+        self, gateway: Store, a: Processor, raw: Any
     ) -> None:
         """Cancelled in the queue, its TTL over before a processor met it, and submitted again."""
         again = Submission(new_id(), b"1")
-        await gateway.submit(again)
-        await gateway.cancel(again.id, SORRY)
+        await gateway.jobs.submit(again)
+        await gateway.jobs.cancel(again.id, SORRY)
         raw.delete(keys.job(again.id, 1))
-        await gateway.submit(again)
+        await gateway.jobs.submit(again)
         assert raw.xlen(keys.jobs(0)) == 2
         job = await a.claim_one()
         assert job.attempt == 1
-        assert await a.store.finish([(job, DONE)]) == [True]
+        assert await a.store.claims.finish([(job, DONE)]) == [True]
         assert raw.xlen(keys.jobs(0)) == 0
 
 
@@ -568,91 +571,91 @@ class TestDead:
 
     GIVEN_UP = Outcome(Status.FAILED, b'"It died."', Fault.CRASH, given_up=True, traceback="line 1")
 
-    async def buried(self, gateway: JobStore, a: Processor, input_: bytes = b"1") -> str:
+    async def buried(self, gateway: Store, a: Processor, input_: bytes = b"1") -> str:
         prediction_id = await submitted(gateway, input_)
-        assert await a.store.finish([(await a.claim_one(), self.GIVEN_UP)]) == [True]
+        assert await a.store.claims.finish([(await a.claim_one(), self.GIVEN_UP)]) == [True]
         return prediction_id
 
-    async def test_it_is_listed_with_all_that_is_known(self, gateway: JobStore, a: Processor) -> None:
+    async def test_it_is_listed_with_all_that_is_known(self, gateway: Store, a: Processor) -> None:
         prediction_id = await self.buried(gateway, a, b'{"a": 1}')
-        (dead,) = await gateway.dead(10)
+        (dead,) = await gateway.dead_letters.list(10)
         assert dead[2:] == (prediction_id, b'{"a": 1}', b'"It died."', 1, "proc-a", "line 1")
 
     async def test_one_whose_processors_all_fell_silent_is_there_too(
-        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+        self, gateway: Store, a: Processor, b: Processor, raw: Any
     ) -> None:
         prediction_id = await submitted(gateway)
         raw.hset(keys.job(prediction_id, gateway.partitions), "attempt", 2)
         await a.claim_one()
         assert await b.reclaim() == []
-        (dead,) = await gateway.dead(10)
+        (dead,) = await gateway.dead_letters.list(10)
         assert (dead.id, dead.attempts, dead.processor) == (prediction_id, 3, "proc-a")
         assert b"given up after 3 attempts" in dead.error
 
-    async def test_pages_go_from_the_newest_back(self, gateway: JobStore, a: Processor) -> None:
+    async def test_pages_go_from_the_newest_back(self, gateway: Store, a: Processor) -> None:
         ids = [await self.buried(gateway, a) for _ in range(5)]
-        first = await gateway.dead(3)
-        second = await gateway.dead(3, after=first[-1].place)
+        first = await gateway.dead_letters.list(3)
+        second = await gateway.dead_letters.list(3, after=first[-1].place)
         assert [dead.id for dead in [*first, *second]] == ids[::-1]
 
-    async def test_it_lives_again_under_its_id(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+    async def test_it_lives_again_under_its_id(self, gateway: Store, a: Processor, raw: Any) -> None:
         prediction_id = await self.buried(gateway, a)
-        assert await gateway.revive(prediction_id) == "queued"
-        assert await gateway.read(prediction_id) == JobState(Status.QUEUED, b"1")
+        assert await gateway.dead_letters.revive(prediction_id) == "queued"
+        assert await gateway.jobs.read(prediction_id) == JobState(Status.QUEUED, b"1")
         assert raw.ttl(keys.job(prediction_id, gateway.partitions)) == -1
-        assert await gateway.dead(10) == []
-        assert (await gateway.ring()).unfinished == 1
+        assert await gateway.dead_letters.list(10) == []
+        assert (await gateway.queue.ring()).unfinished == 1
         job = await a.claim_one()
         assert (job.id, job.attempt) == (prediction_id, 1)
-        assert await a.store.finish([(job, DONE)]) == [True]
-        assert await gateway.revive(prediction_id) == "unknown"
+        assert await a.store.claims.finish([(job, DONE)]) == [True]
+        assert await gateway.dead_letters.revive(prediction_id) == "unknown"
 
-    async def test_it_outlives_its_result(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+    async def test_it_outlives_its_result(self, gateway: Store, a: Processor, raw: Any) -> None:
         prediction_id = await self.buried(gateway, a)
         raw.delete(keys.job(prediction_id, gateway.partitions))
-        assert await gateway.revive(prediction_id) == "queued"
+        assert await gateway.dead_letters.revive(prediction_id) == "queued"
         assert (await a.claim_one()).input == b"1"
 
     async def test_it_does_not_replace_what_was_submitted_again(
-        self, gateway: JobStore, a: Processor, raw: Any
+        self, gateway: Store, a: Processor, raw: Any
     ) -> None:
         prediction_id = await self.buried(gateway, a)
         raw.delete(keys.job(prediction_id, gateway.partitions))
-        await gateway.submit(Submission(prediction_id, b"2"))
-        assert await gateway.revive(prediction_id) == "known"
-        assert await gateway.read(prediction_id) == JobState(Status.QUEUED, b"2")
+        await gateway.jobs.submit(Submission(prediction_id, b"2"))
+        assert await gateway.dead_letters.revive(prediction_id) == "known"
+        assert await gateway.jobs.read(prediction_id) == JobState(Status.QUEUED, b"2")
 
-    async def test_a_full_queue_takes_none(
-        self, gateway: JobStore, a: Processor, make_store: MakeStore
-    ) -> None:
+    async def test_a_full_queue_takes_none(self, gateway: Store, a: Processor, make_store: MakeStore) -> None:
         prediction_id = await self.buried(gateway, a)
         small = make_store("gate", max_queue=gateway.partitions)
         for p in range(gateway.partitions):
-            await small.submit(Submission(keys.moved(new_id(), p), b"1"))
-        assert await small.revive(prediction_id) == "full"
-        assert len(await gateway.dead(10)) == 1
+            await small.jobs.submit(Submission(keys.moved(new_id(), p), b"1"))
+        assert await small.dead_letters.revive(prediction_id) == "full"
+        assert len(await gateway.dead_letters.list(10)) == 1
 
-    async def test_it_can_be_forgotten(self, gateway: JobStore, a: Processor) -> None:
+    async def test_it_can_be_forgotten(self, gateway: Store, a: Processor) -> None:
         prediction_id = await self.buried(gateway, a)
-        assert await gateway.forget(prediction_id)
-        assert not await gateway.forget(prediction_id)
-        assert await gateway.dead(10) == []
+        assert await gateway.dead_letters.forget(prediction_id)
+        assert not await gateway.dead_letters.forget(prediction_id)
+        assert await gateway.dead_letters.list(10) == []
         assert await status(gateway, prediction_id) == Status.FAILED
 
     async def test_they_are_bounded_in_number(
-        self, gateway: JobStore, a: Processor, raw: Any, monkeypatch: pytest.MonkeyPatch
+        self, gateway: Store, a: Processor, raw: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(keys, "DEAD_LIMIT", 10)
-        await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in islice(keys.new_ids(1), 300)])
-        assert all(await a.store.finish([(job, self.GIVEN_UP) for job in await a.claim(300)]))
+        await asyncio.gather(
+            *[gateway.jobs.submit(Submission(i, b"1")) for i in islice(keys.new_ids(1), 300)]
+        )
+        assert all(await a.store.claims.finish([(job, self.GIVEN_UP) for job in await a.claim(300)]))
         assert raw.xlen(keys.dead(0)) == 10
 
-    async def test_they_are_bounded_in_bytes(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+    async def test_they_are_bounded_in_bytes(self, gateway: Store, a: Processor, raw: Any) -> None:
         large = b'"%b"' % (b"x" * (8 << 20))
         ids = [await self.buried(gateway, a, large) for _ in range(9)]
         found: list[str] = []
         place = ""
-        while page := await gateway.dead(10, after=place):
+        while page := await gateway.dead_letters.list(10, after=place):
             assert len(page) == 1  # a page is bounded in bytes too
             place = page[-1].place
             found.append(page[-1].id)
@@ -662,12 +665,12 @@ class TestDead:
 
 
 class TestCancel:
-    async def test_a_queued_job_never_runs(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+    async def test_a_queued_job_never_runs(self, gateway: Store, a: Processor, raw: Any) -> None:
         gone, other = list(islice(keys.new_ids(1), 2))
         for i in (gone, other):
-            await gateway.submit(Submission(i, b"1"))
-        assert await gateway.cancel(gone, SORRY) == "cancelled"
-        assert await gateway.read(gone) == CANCELLED
+            await gateway.jobs.submit(Submission(i, b"1"))
+        assert await gateway.jobs.cancel(gone, SORRY) == "cancelled"
+        assert await gateway.jobs.read(gone) == CANCELLED
         assert raw.ttl(keys.job(gone, gateway.partitions)) > 0
         # its entry stays until a processor meets it, else autoscalers could not read the lag
         assert group(raw)["lag"] == 2
@@ -676,42 +679,42 @@ class TestCancel:
         assert (group(raw)["pending"], group(raw)["lag"]) == (1, 0)
 
     async def test_a_running_job_is_taken_from_its_processor(
-        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+        self, gateway: Store, a: Processor, b: Processor, raw: Any
     ) -> None:
         prediction_id = await submitted(gateway)
         job = await a.claim_one()
         async with a.store.subscription() as subscription:
-            assert await gateway.cancel(prediction_id, SORRY) == "cancelled"
+            assert await gateway.jobs.cancel(prediction_id, SORRY) == "cancelled"
             assert await heard(subscription, 1) == [(prediction_id, JobState(Status.CANCELLED))]
         assert entries(raw, gateway.partitions) == 0
-        assert await a.store.extend([job]) == [job]
-        assert await a.store.finish([(job, DONE)]) == [False]
-        await a.store.retry([(job, 0.0)])
+        assert await a.store.claims.extend([job]) == [job]
+        assert await a.store.claims.finish([(job, DONE)]) == [False]
+        await a.store.claims.retry([(job, 0.0)])
         assert await b.reclaim() == []
-        state = await gateway.read(prediction_id)
+        state = await gateway.jobs.read(prediction_id)
         assert state == CANCELLED._replace(queue_us=job.queue_us)
 
-    async def test_a_finished_job_stays_as_it_is(self, gateway: JobStore, a: Processor) -> None:
+    async def test_a_finished_job_stays_as_it_is(self, gateway: Store, a: Processor) -> None:
         prediction_id = await submitted(gateway)
-        await a.store.finish([(await a.claim_one(), DONE)])
-        assert await gateway.cancel(prediction_id, SORRY) == "finished"
+        await a.store.claims.finish([(await a.claim_one(), DONE)])
+        assert await gateway.jobs.cancel(prediction_id, SORRY) == "finished"
         assert await status(gateway, prediction_id) == Status.SUCCEEDED
         gone = await submitted(gateway)
-        assert await gateway.cancel(gone, SORRY) == "cancelled"
-        assert await gateway.cancel(gone, SORRY) == "finished"
+        assert await gateway.jobs.cancel(gone, SORRY) == "cancelled"
+        assert await gateway.jobs.cancel(gone, SORRY) == "finished"
 
     async def test_only_mine_spares_what_another_waits_for(
-        self, gateway: JobStore, make_store: MakeStore
+        self, gateway: Store, make_store: MakeStore
     ) -> None:
         other = make_store("other")
         mine = await submitted(gateway, watch=True)
         nobodys = await submitted(gateway)
         shared = await submitted(gateway, watch=True)
-        await other.watch(shared)
+        await other.jobs.watch(shared)
         followed = await submitted(gateway, watch=True)
-        await gateway.watch(followed, changes=True)  # a WebSocket on this very gateway
+        await gateway.jobs.watch(followed, changes=True)  # a WebSocket on this very gateway
         assert [
-            await gateway.cancel(i, SORRY, only_mine=True) for i in (mine, nobodys, shared, followed)
+            await gateway.jobs.cancel(i, SORRY, only_mine=True) for i in (mine, nobodys, shared, followed)
         ] == [
             "cancelled",
             "watched",
@@ -720,10 +723,10 @@ class TestCancel:
         ]
         assert await status(gateway, shared) == Status.QUEUED
 
-    async def test_who_watches_is_told(self, gateway: JobStore) -> None:
+    async def test_who_watches_is_told(self, gateway: Store) -> None:
         async with gateway.subscription() as subscription:
             prediction_id = await submitted(gateway, watch=True)
-            await gateway.cancel(prediction_id, SORRY)
+            await gateway.jobs.cancel(prediction_id, SORRY)
             ((told, state),) = await heard(subscription, 1)
         assert (told, state.status, state.fault) == (prediction_id, Status.CANCELLED, Fault.CANCELLED)
         assert state.payload == CANCELLED.payload
@@ -731,17 +734,17 @@ class TestCancel:
 
 class TestWatch:
     async def test_a_watcher_is_told_the_end_once(
-        self, gateway: JobStore, make_store: MakeStore, a: Processor, raw: Any
+        self, gateway: Store, make_store: MakeStore, a: Processor, raw: Any
     ) -> None:
         other = make_store("other")
         prediction_id = await submitted(gateway)
         async with gateway.subscription() as here, other.subscription() as there:
             for store in (gateway, gateway, other, gateway):
-                state = await store.watch(prediction_id)
+                state = await store.jobs.watch(prediction_id)
                 assert state == JobState(Status.QUEUED, b"1")
             job = await a.claim_one()
-            await a.store.finish([(job, DONE)])
-            await a.store.finish([(job, DONE)])
+            await a.store.claims.finish([(job, DONE)])
+            await a.store.claims.finish([(job, DONE)])
             end = (prediction_id, JobState(Status.SUCCEEDED, None, "", b'"done"', job.queue_us, 42))
             for store, subscription in ((gateway, here), (other, there)):
                 assert await heard(subscription, 1) == [end]
@@ -749,57 +752,57 @@ class TestWatch:
 
     @pytest.mark.parametrize("order", [(True, False), (False, True)], ids=["first", "last"])
     async def test_who_wants_every_change_is_told_each_once(
-        self, gateway: JobStore, a: Processor, raw: Any, order: Sequence[bool]
+        self, gateway: Store, a: Processor, raw: Any, order: Sequence[bool]
     ) -> None:
         prediction_id = await submitted(gateway)
         async with gateway.subscription() as subscription:
             for changes in (*order, *order):
-                await gateway.watch(prediction_id, changes=changes)
-            await a.store.retry([(await a.claim_one(), 0.0)])
-            await a.store.finish([(await a.claim_one(), DONE)])
+                await gateway.jobs.watch(prediction_id, changes=changes)
+            await a.store.claims.retry([(await a.claim_one(), 0.0)])
+            await a.store.claims.finish([(await a.claim_one(), DONE)])
             told = await heard(subscription, 4)
             assert [state.status for _, state in told] == ["processing", "queued", "processing", "succeeded"]
             await nothing_more(gateway, subscription, raw)
 
-    async def test_who_only_looks_is_told_nothing(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+    async def test_who_only_looks_is_told_nothing(self, gateway: Store, a: Processor, raw: Any) -> None:
         prediction_id = await submitted(gateway)
         async with gateway.subscription() as subscription:
-            await gateway.read(prediction_id)
-            await a.store.finish([(await a.claim_one(), DONE)])
+            await gateway.jobs.read(prediction_id)
+            await a.store.claims.finish([(await a.claim_one(), DONE)])
             await nothing_more(gateway, subscription, raw)
 
     async def test_who_comes_late_sees_the_end_at_once_and_is_told_nothing(
-        self, gateway: JobStore, a: Processor, raw: Any
+        self, gateway: Store, a: Processor, raw: Any
     ) -> None:
         prediction_id = await submitted(gateway)
-        await a.store.finish([(await a.claim_one(), DONE)])
+        await a.store.claims.finish([(await a.claim_one(), DONE)])
         async with gateway.subscription() as subscription:
-            state = await gateway.watch(prediction_id, changes=True)
+            state = await gateway.jobs.watch(prediction_id, changes=True)
             assert state is not None
             assert (state.final, state.payload) == (True, b'"done"')
             await nothing_more(gateway, subscription, raw)
 
     @pytest.mark.parametrize(("size", "travels"), [(8192, True), (8193, False)])
     async def test_a_large_end_is_announced_without_its_payload(
-        self, gateway: JobStore, a: Processor, size: int, travels: bool
+        self, gateway: Store, a: Processor, size: int, travels: bool
     ) -> None:
         payload = b'"' + b"x" * (size - 2) + b'"'
         async with gateway.subscription() as subscription:
             prediction_id = await submitted(gateway, watch=True)
-            await a.store.finish([(await a.claim_one(), Outcome(Status.SUCCEEDED, payload))])
+            await a.store.claims.finish([(await a.claim_one(), Outcome(Status.SUCCEEDED, payload))])
             ((_, announced),) = await heard(subscription, 1)
         assert announced.status == Status.SUCCEEDED
         assert announced.payload == (payload if travels else b"")
-        state = await gateway.read(prediction_id)
+        state = await gateway.jobs.read(prediction_id)
         assert state is not None
         assert state.payload == payload
 
-    async def test_a_batch_is_one_message(self, gateway: JobStore, a: Processor) -> None:
+    async def test_a_batch_is_one_message(self, gateway: Store, a: Processor) -> None:
         async with gateway.subscription() as subscription:
             ids = list(islice(keys.new_ids(1), 20))
-            await asyncio.gather(*[gateway.submit(Submission(i, b"1", watch=True)) for i in ids])
+            await asyncio.gather(*[gateway.jobs.submit(Submission(i, b"1", watch=True)) for i in ids])
             outcome = Outcome(Status.SUCCEEDED, rb'"spaces  and \n escapes"')
-            await a.store.finish([(job, outcome) for job in await a.claim()])
+            await a.store.claims.finish([(job, outcome) for job in await a.claim()])
             payload = await subscription.receive()
             assert payload is not None
             told = dict(parse_announcement(payload))
@@ -809,32 +812,32 @@ class TestWatch:
 
 class TestMeasure:
     async def test_it_counts_what_waits_runs_and_has_ended(
-        self, gateway: JobStore, a: Processor, b: Processor
+        self, gateway: Store, a: Processor, b: Processor
     ) -> None:
         nothing = dict.fromkeys((Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.EXPIRED), 0)
-        assert await gateway.measure() == (0, 0, 0, 0, None, nothing, 0)
+        assert await gateway.queue.measure() == (0, 0, 0, 0, None, nothing, 0)
         ids = list(islice(keys.new_ids(gateway.partitions), 6))
         for prediction_id in ids:
-            await gateway.submit(Submission(prediction_id, b"1"))
+            await gateway.jobs.submit(Submission(prediction_id, b"1"))
         jobs = await a.claim(100)
         assert len(jobs) == 6
-        measure = await gateway.measure()
+        measure = await gateway.queue.measure()
         assert (measure.unfinished, measure.running, measure.processors) == (6, 6, 1)
         assert measure.oldest_s is None
         given_up = Outcome(Status.FAILED, b'"no"', Fault.MODEL, given_up=True)
-        await a.store.finish([(jobs[0], DONE), (jobs[1], DONE), (jobs[2], given_up)])
-        await gateway.cancel(jobs[3].id, SORRY)
-        await a.store.retry([(jobs[4], 3600.0)])
+        await a.store.claims.finish([(jobs[0], DONE), (jobs[1], DONE), (jobs[2], given_up)])
+        await gateway.jobs.cancel(jobs[3].id, SORRY)
+        await a.store.claims.retry([(jobs[4], 3600.0)])
         expected = nothing | {Status.SUCCEEDED: 2, Status.FAILED: 1, Status.CANCELLED: 1}
-        assert await gateway.measure() == (2, 1, 1, 1, None, expected, 1)
-        await gateway.cancel(jobs[4].id, SORRY)
-        await a.store.release([jobs[5]])
-        await a.store.leave()
-        measure = await gateway.measure()
+        assert await gateway.queue.measure() == (2, 1, 1, 1, None, expected, 1)
+        await gateway.jobs.cancel(jobs[4].id, SORRY)
+        await a.store.claims.release([jobs[5]])
+        await a.store.claims.leave()
+        measure = await gateway.queue.measure()
         assert (measure.unfinished, measure.running, measure.processors) == (1, 0, 0)
         assert measure.oldest_s is not None
 
-    async def test_the_oldest_is_the_first_that_somebody_wants(self, gateway: JobStore, raw: Any) -> None:
+    async def test_the_oldest_is_the_first_that_somebody_wants(self, gateway: Store, raw: Any) -> None:
         gone, wanted = islice(keys.new_ids(1), 2)
 
         def queued_ms(prediction_id: str) -> int:
@@ -844,63 +847,63 @@ class TestMeasure:
             seconds, us = raw.time()
             return float(seconds * 1e3 + us / 1e3)
 
-        await gateway.submit(Submission(gone, b"1"))
-        await gateway.cancel(gone, SORRY)
+        await gateway.jobs.submit(Submission(gone, b"1"))
+        await gateway.jobs.cancel(gone, SORRY)
         await eventually(lambda: now_ms() > queued_ms(gone) + 50)
-        await gateway.submit(Submission(wanted, b"1"))
+        await gateway.jobs.submit(Submission(wanted, b"1"))
         before = now_ms()
-        oldest = (await gateway.measure()).oldest_s
+        oldest = (await gateway.queue.measure()).oldest_s
         assert oldest is not None
         assert before <= queued_ms(wanted) + oldest * 1e3 + 0.001 <= now_ms() + 0.001
 
-    async def test_it_does_without_the_stream_of_an_empty_server(self, gateway: JobStore, raw: Any) -> None:
+    async def test_it_does_without_the_stream_of_an_empty_server(self, gateway: Store, raw: Any) -> None:
         raw.flushall()
-        assert (await gateway.measure())[:5] == (0, 0, 0, 0, None)
+        assert (await gateway.queue.measure())[:5] == (0, 0, 0, 0, None)
 
 
 class TestLeave:
     async def test_it_gives_back_what_it_never_started_and_is_gone(
-        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+        self, gateway: Store, a: Processor, b: Processor, raw: Any
     ) -> None:
         ids = list(islice(keys.new_ids(1), 3))
         for i in ids:
-            await gateway.submit(Submission(i, b"1"))
+            await gateway.jobs.submit(Submission(i, b"1"))
         (job,) = await a.claim(1)
-        await a.store.finish([(job, DONE)])
+        await a.store.claims.finish([(job, DONE)])
         raw.xreadgroup(keys.GROUP, a.store.name, {keys.jobs(0): ">"}, count=1)
-        await a.store.leave()
+        await a.store.claims.leave()
         assert raw.xinfo_consumers(keys.jobs(0), keys.GROUP) == []
         assert group(raw)["lag"] == 2
         assert sorted((job.id, job.attempt) for job in await b.claim()) == sorted((i, 1) for i in ids[1:])
 
     async def test_what_runs_goes_back_too_without_counting_the_attempt(
-        self, gateway: JobStore, a: Processor, b: Processor, raw: Any
+        self, gateway: Store, a: Processor, b: Processor, raw: Any
     ) -> None:
         prediction_id = await submitted(gateway)
         old = await a.claim_one()
-        await a.store.leave()
+        await a.store.claims.leave()
         assert raw.xinfo_consumers(keys.jobs(old.partition), keys.GROUP) == []
         assert await status(gateway, prediction_id) == Status.QUEUED
-        assert await a.store.finish([(old, BROKEN)]) == [False]
+        assert await a.store.claims.finish([(old, BROKEN)]) == [False]
         job = await b.claim_one()
         assert (job.id, job.attempt) == (prediction_id, 1)
-        assert await b.store.finish([(job, DONE)]) == [True]
+        assert await b.store.claims.finish([(job, DONE)]) == [True]
 
-    async def test_it_leaves_the_others_alone(self, gateway: JobStore, a: Processor, b: Processor) -> None:
+    async def test_it_leaves_the_others_alone(self, gateway: Store, a: Processor, b: Processor) -> None:
         await submitted(gateway)
         old = await a.claim_one()
         (new,) = await b.reclaim()
-        await a.store.leave()
-        assert await b.store.extend([old, new]) == [old]
-        assert await b.store.finish([(new, DONE)]) == [True]
+        await a.store.claims.leave()
+        assert await b.store.claims.extend([old, new]) == [old]
+        assert await b.store.claims.finish([(new, DONE)]) == [True]
 
-    async def test_leaving_without_ever_having_claimed(self, gateway: JobStore, a: Processor) -> None:
-        await a.store.leave()
+    async def test_leaving_without_ever_having_claimed(self, gateway: Store, a: Processor) -> None:
+        await a.store.claims.leave()
 
     async def test_the_dead_are_removed_but_not_those_who_hold_something(
-        self, gateway: JobStore, a: Processor, b: Processor, raw: Any, partitions: int
+        self, gateway: Store, a: Processor, b: Processor, raw: Any, partitions: int
     ) -> None:
-        await gateway.submit(Submission(new_id(), b"1"))
+        await gateway.jobs.submit(Submission(new_id(), b"1"))
         (job,) = await a.claim()
         assert await b.claim() == []
 
@@ -910,7 +913,7 @@ class TestLeave:
             )
 
         await eventually(lambda: idle_ms() > 2)
-        assert await gateway.remove_dead_consumers(idle_s=60) == 0
-        await gateway.remove_dead_consumers(idle_s=0.001)
+        assert await gateway.claims.remove_dead_consumers(idle_s=60) == 0
+        await gateway.claims.remove_dead_consumers(idle_s=0.001)
         assert [c["name"] for c in raw.xinfo_consumers(keys.jobs(0), keys.GROUP)] == [a.store.name]
-        assert await a.store.finish([(job, DONE)]) == [True]
+        assert await a.store.claims.finish([(job, DONE)]) == [True]

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from common.errors import StoreMisconfigured, StoreUnavailable
-from common.store import job_store, keys
-from common.store.job_store import JobStore, Outcome, Submission
+from common.store import keys, queue
+from common.store.claims import Outcome
+from common.store.jobs import Submission
 from common.store.states import Status
-from tests.store.conftest import MakeStore, Processor
+from tests.store.conftest import MakeStore
+from tests.store.store import Processor, Store
 from tools.embedded_server import EmbeddedServer
 
 pytestmark = pytest.mark.leaves_jobs("what counts here is what the store says while its server fails")
@@ -22,54 +24,54 @@ DONE = Outcome(Status.SUCCEEDED, b'"done"')
 SUBMISSION = Submission(next(keys.new_ids(1)), b"1")
 
 
-async def everything(gateway: JobStore, processor: Processor) -> dict[str, Callable[[], Awaitable[Any]]]:
+async def everything(gateway: Store, processor: Processor) -> dict[str, Callable[[], Awaitable[Any]]]:
     """Each method of the store that asks the server, on a job that `processor` has."""
-    assert (await gateway.submit(SUBMISSION)).word in ("queued", "known")
+    assert (await gateway.jobs.submit(SUBMISSION)).word in ("queued", "known")
     job = await processor.claim_one()
     store = processor.store
     return {
-        "submit": lambda: gateway.submit(SUBMISSION),
-        "watch": lambda: gateway.watch(SUBMISSION.id),
-        "read": lambda: gateway.read(SUBMISSION.id),
+        "submit": lambda: gateway.jobs.submit(SUBMISSION),
+        "watch": lambda: gateway.jobs.watch(SUBMISSION.id),
+        "read": lambda: gateway.jobs.read(SUBMISSION.id),
         "claim": processor.claim,
         "reclaim": lambda: processor.reclaim(idle_s=60),
-        "extend": lambda: store.extend([job]),
-        "finish": lambda: store.finish([(job, DONE)]),
-        "release": lambda: store.release([job]),
-        "retry": lambda: store.retry([(job, 0.0)]),
-        "ring": gateway.ring,
-        "dead": lambda: gateway.dead(10),
-        "revive": lambda: gateway.revive(SUBMISSION.id),
-        "forget": lambda: gateway.forget(SUBMISSION.id),
-        "cancel": lambda: gateway.cancel(SUBMISSION.id, "Prediction cancelled."),
-        "remove_dead_consumers": lambda: gateway.remove_dead_consumers(idle_s=60),
-        "leave": store.leave,
-        "prepare": gateway.prepare,
+        "extend": lambda: store.claims.extend([job]),
+        "finish": lambda: store.claims.finish([(job, DONE)]),
+        "release": lambda: store.claims.release([job]),
+        "retry": lambda: store.claims.retry([(job, 0.0)]),
+        "ring": gateway.queue.ring,
+        "dead": lambda: gateway.dead_letters.list(10),
+        "revive": lambda: gateway.dead_letters.revive(SUBMISSION.id),
+        "forget": lambda: gateway.dead_letters.forget(SUBMISSION.id),
+        "cancel": lambda: gateway.jobs.cancel(SUBMISSION.id, "Prediction cancelled."),
+        "remove_dead_consumers": lambda: gateway.claims.remove_dead_consumers(idle_s=60),
+        "leave": store.claims.leave,
+        "prepare": gateway.queue.prepare,
         "subscription": lambda: subscribed(gateway),
     }
 
 
-async def subscribed(store: JobStore) -> None:
+async def subscribed(store: Store) -> None:
     async with store.subscription():
         pass
 
 
 class TestAServerThatForgets:
-    async def test_its_scripts(self, gateway: JobStore, a: Processor, raw: Any) -> None:
+    async def test_its_scripts(self, gateway: Store, a: Processor, raw: Any) -> None:
         for call in (await everything(gateway, a)).values():
             raw.script_flush()
             await call()
-        state = await gateway.read(SUBMISSION.id)
+        state = await gateway.jobs.read(SUBMISSION.id)
         assert state is not None
         assert state.status == Status.SUCCEEDED
 
     @pytest.mark.parametrize("new", [False, True], ids=["empty", "with a new job"])
-    async def test_everything(self, gateway: JobStore, a: Processor, raw: Any, new: bool) -> None:
+    async def test_everything(self, gateway: Store, a: Processor, raw: Any, new: bool) -> None:
         """Nothing but StoreUnavailable comes out, whatever is called first, and nothing pretends to have worked."""
         for name, call in (await everything(gateway, a)).items():
             raw.flushall()
             if new:  # its stream is there again, without the group
-                await gateway.submit(Submission(next(keys.new_ids(1)), b"1"))
+                await gateway.jobs.submit(Submission(next(keys.new_ids(1)), b"1"))
             try:
                 reply = await call()
             except StoreUnavailable:
@@ -85,14 +87,18 @@ class TestAServerThatForgets:
 
     @pytest.mark.parametrize("how", ["claim", "reclaim"])
     async def test_its_groups_which_are_made_again(
-        self, gateway: JobStore, a: Processor, raw: Any, how: str
+        self, gateway: Store, a: Processor, raw: Any, how: str
     ) -> None:
         raw.flushall()
         ids = list(islice(keys.new_ids(gateway.partitions), 8))
-        await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
+        await asyncio.gather(*[gateway.jobs.submit(Submission(i, b"1")) for i in ids])
         for reader in a.readers:
             with pytest.raises(StoreUnavailable, match="group"):
-                await (a.store.claim(reader, 1) if how == "claim" else a.store.reclaim(reader, 1, idle_s=0))
+                await (
+                    a.store.claims.claim(reader, 1)
+                    if how == "claim"
+                    else a.store.claims.reclaim(reader, 1, idle_s=0)
+                )
         assert sorted(job.id for job in await a.claim()) == sorted(ids)
 
 
@@ -106,42 +112,42 @@ class TestAServerThatIsWrong:
             raw.config_set(name, before[name])
 
     async def test_one_that_would_evict_jobs_is_refused(
-        self, gateway: JobStore, config: Callable[[str, Any], None]
+        self, gateway: Store, config: Callable[[str, Any], None]
     ) -> None:
         config("maxmemory-policy", "allkeys-lru")
         with pytest.raises(StoreMisconfigured, match=r"allkeys-lru.*set maxmemory-policy noeviction"):
-            await gateway.prepare()
+            await gateway.queue.prepare()
         with pytest.raises(StoreMisconfigured):
-            await gateway.prepare_when_up(asyncio.Event())
+            await gateway.queue.prepare_when_up(asyncio.Event())
 
     async def test_one_that_is_too_old_is_refused(
-        self, gateway: JobStore, monkeypatch: pytest.MonkeyPatch
+        self, gateway: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(job_store, "MIN_VERSION", (99, 0))
+        monkeypatch.setattr(queue, "MIN_VERSION", (99, 0))
         with pytest.raises(StoreMisconfigured, match="is too old"):
-            await gateway.prepare()
+            await gateway.queue.prepare()
 
     async def test_out_of_memory_it_takes_no_jobs_and_finishes_those_it_has(
-        self, gateway: JobStore, a: Processor, config: Callable[[str, Any], None]
+        self, gateway: Store, a: Processor, config: Callable[[str, Any], None]
     ) -> None:
         ids = list(islice(keys.new_ids(1), 4))
         for i in ids:
-            await gateway.submit(Submission(i, b"1", watch=True))
+            await gateway.jobs.submit(Submission(i, b"1", watch=True))
         running, given_back = await a.claim(2)
         config("maxmemory", 1)
         with pytest.raises(StoreUnavailable, match="memory"):
-            await gateway.submit(SUBMISSION)
-        await gateway.prepare()
-        assert await gateway.cancel(ids[3], "Prediction cancelled.") == "cancelled"
+            await gateway.jobs.submit(SUBMISSION)
+        await gateway.queue.prepare()
+        assert await gateway.jobs.cancel(ids[3], "Prediction cancelled.") == "cancelled"
         (queued,) = await a.claim()
-        await a.store.retry([(given_back, 0.0)])
-        assert await a.store.extend([running, queued]) == []
-        assert await a.store.finish([(running, DONE), (queued, DONE)]) == [True, True]
-        assert await a.store.finish([(await a.claim_one(), DONE)]) == [True]
-        assert (await gateway.ring()).unfinished == 0
+        await a.store.claims.retry([(given_back, 0.0)])
+        assert await a.store.claims.extend([running, queued]) == []
+        assert await a.store.claims.finish([(running, DONE), (queued, DONE)]) == [True, True]
+        assert await a.store.claims.finish([(await a.claim_one(), DONE)]) == [True]
+        assert (await gateway.queue.ring()).unfinished == 0
         config("maxmemory", 0)
-        assert await gateway.read(SUBMISSION.id) is None
-        assert (await gateway.submit(SUBMISSION)).word == "queued"
+        assert await gateway.jobs.read(SUBMISSION.id) is None
+        assert (await gateway.jobs.submit(SUBMISSION)).word == "queued"
 
     @pytest.fixture
     def url_of(self, raw: Any, redis_url: str) -> Iterator[Callable[[str], str]]:
@@ -155,7 +161,7 @@ class TestAServerThatIsWrong:
         self, url_of: Callable[[str], str], open_store: MakeStore, user: str
     ) -> None:
         gateway = open_store(url_of(user), name="gate")
-        for call in (gateway.prepare, lambda: gateway.submit(SUBMISSION), gateway.ring):
+        for call in (gateway.queue.prepare, lambda: gateway.jobs.submit(SUBMISSION), gateway.queue.ring):
             with pytest.raises(StoreMisconfigured, match="check the user and password in REDIS_URL"):
                 await call()
 
@@ -171,7 +177,7 @@ class TestAServerThatIsAway:
         self, own: EmbeddedServer, open_store: MakeStore
     ) -> None:
         gateway = open_store(own.url, name="gate")
-        await gateway.prepare()
+        await gateway.queue.prepare()
         a = Processor(open_store(own.url, name="proc-a"))
         calls = await everything(gateway, a)
         own.kill()
@@ -183,24 +189,24 @@ class TestAServerThatIsAway:
         assert (await calls["submit"]()).word == "known"
         assert await calls["extend"]() == []
         assert await calls["finish"]() == [True]
-        assert (await gateway.ring()).unfinished == 0
+        assert (await gateway.queue.ring()).unfinished == 0
 
     async def test_a_start_waits_for_it(self, own: EmbeddedServer, open_store: MakeStore) -> None:
         gateway = open_store(own.url, name="gate")
         own.stop()
         stop = asyncio.Event()
-        waiting = asyncio.create_task(gateway.prepare_when_up(stop))
+        waiting = asyncio.create_task(gateway.queue.prepare_when_up(stop))
         await asyncio.sleep(0)
         own.start()
         assert await waiting is True
-        assert (await gateway.submit(SUBMISSION)).word == "queued"
+        assert (await gateway.jobs.submit(SUBMISSION)).word == "queued"
 
     async def test_a_start_that_waits_can_be_stopped(
         self, own: EmbeddedServer, open_store: MakeStore
     ) -> None:
         own.stop()
         stop = asyncio.Event()
-        waiting = asyncio.create_task(open_store(own.url, name="gate").prepare_when_up(stop))
+        waiting = asyncio.create_task(open_store(own.url, name="gate").queue.prepare_when_up(stop))
         await asyncio.sleep(0)
         stop.set()
         assert await waiting is False
@@ -209,24 +215,24 @@ class TestAServerThatIsAway:
         self, own: EmbeddedServer, open_store: MakeStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         gateway = open_store(own.url, name="gate")
-        await gateway.prepare()
+        await gateway.queue.prepare()
         monkeypatch.setattr("common.store.connections.COMMAND_TIMEOUT_S", 0.1)
         impatient = open_store(own.url, name="gate")
-        await impatient.read(SUBMISSION.id)
+        await impatient.jobs.read(SUBMISSION.id)
         own.send_signal(signal.SIGSTOP)
         with pytest.raises(StoreUnavailable):
-            await impatient.submit(SUBMISSION)
+            await impatient.jobs.submit(SUBMISSION)
         own.send_signal(signal.SIGCONT)
-        assert (await gateway.submit(SUBMISSION)).word in ("queued", "known")
-        assert (await gateway.ring()).unfinished == 1
+        assert (await gateway.jobs.submit(SUBMISSION)).word in ("queued", "known")
+        assert (await gateway.queue.ring()).unfinished == 1
 
 
-async def test_a_small_job_takes_little_memory(gateway: JobStore, raw: Any) -> None:
+async def test_a_small_job_takes_little_memory(gateway: Store, raw: Any) -> None:
     input_ = b'"%s"' % (b"x" * 98)
 
     async def submit(count: int) -> None:
         ids = islice(keys.new_ids(gateway.partitions), count)
-        await asyncio.gather(*[gateway.submit(Submission(i, input_)) for i in ids])
+        await asyncio.gather(*[gateway.jobs.submit(Submission(i, input_)) for i in ids])
 
     await submit(100)
     before = raw.info("memory")["used_memory_dataset"]

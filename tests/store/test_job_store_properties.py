@@ -21,9 +21,11 @@ from hypothesis.stateful import (
 from redis import Redis
 
 from common.store import keys
-from common.store.job_store import Job, JobState, JobStore, Outcome, Submission, parse_announcement
-from common.store.states import FINAL, MOVES, Fault, Status
-from tests.store.conftest import Processor
+from common.store.announcements import parse_announcement
+from common.store.claims import Job, Outcome
+from common.store.jobs import Submission
+from common.store.states import FINAL, MOVES, Fault, JobState, Status
+from tests.store.store import Processor, Store
 
 MAX_ATTEMPTS = 3
 SORRY = "Prediction cancelled."
@@ -94,11 +96,11 @@ class Interleavings(RuleBasedStateMachine):
         return self.runner.run(main())
 
     async def _open(self) -> None:
-        def store(name: str) -> JobStore:
-            return JobStore(self.url, name=name, partitions=self.partitions, max_attempts=MAX_ATTEMPTS)
+        def store(name: str) -> Store:
+            return Store(self.url, name=name, partitions=self.partitions, max_attempts=MAX_ATTEMPTS)
 
         self.gateway = store("gate")
-        await self.gateway.prepare()
+        await self.gateway.queue.prepare()
         self.processors = [Processor(store("proc-a")), Processor(store("proc-b"))]
         self._listening = self.gateway.subscription()
         self.subscription = await self._listening.__aenter__()
@@ -114,7 +116,7 @@ class Interleavings(RuleBasedStateMachine):
 
     async def _leave(self) -> None:
         for processor in self.processors:
-            await processor.store.leave()
+            await processor.store.claims.leave()
 
     async def _close(self) -> None:
         await self._listening.__aexit__(None, None, None)
@@ -128,7 +130,7 @@ class Interleavings(RuleBasedStateMachine):
 
     async def _submit(self, prediction_id: str, input_: bytes, watch: bool, late: bool = False) -> str:
         deadline_us = 1 if late else 3600_000_000
-        return (await self.gateway.submit(Submission(prediction_id, input_, watch, deadline_us))).word
+        return (await self.gateway.jobs.submit(Submission(prediction_id, input_, watch, deadline_us))).word
 
     @rule(watch=st.booleans(), late=st.sampled_from([False, False, True]))
     def submit(self, watch: bool, late: bool) -> None:
@@ -151,7 +153,7 @@ class Interleavings(RuleBasedStateMachine):
         model = self.models[prediction_id]
 
         async def watch() -> JobState | None:
-            return await self.gateway.watch(prediction_id, changes=changes)
+            return await self.gateway.jobs.watch(prediction_id, changes=changes)
 
         state = self.run(watch())
         assert state is not None
@@ -164,7 +166,7 @@ class Interleavings(RuleBasedStateMachine):
     def cancel(self, index: int, only_mine: bool) -> None:
         prediction_id = self.any_id(index)
         model = self.models[prediction_id]
-        word = self.run(self.gateway.cancel(prediction_id, SORRY, only_mine=only_mine))
+        word = self.run(self.gateway.jobs.cancel(prediction_id, SORRY, only_mine=only_mine))
         if model.status in FINAL:
             assert word == "finished"
         elif only_mine and model.watcher != "end":
@@ -183,7 +185,7 @@ class Interleavings(RuleBasedStateMachine):
                 p = keys.partition_of(prediction_id, self.partitions)
                 self.raw.zadd(f"{keys.tag(p)}:alarms:default", {prediction_id: 0})
                 model.delayed = model.late
-        tide = self.run(self.gateway.ring())
+        tide = self.run(self.gateway.queue.ring())
         for model in self.models.values():
             if model.late and model.status not in FINAL:
                 model.entry_stays += model.status == Status.QUEUED and not model.delayed
@@ -200,7 +202,7 @@ class Interleavings(RuleBasedStateMachine):
     def revive(self, index: int) -> None:
         prediction_id = self.any_id(index)
         model = self.models[prediction_id]
-        word = self.run(self.gateway.revive(prediction_id))
+        word = self.run(self.gateway.dead_letters.revive(prediction_id))
         assert word == ("queued" if model.dead else "unknown")
         if model.dead:
             model.move("revive", Status.QUEUED)
@@ -236,7 +238,7 @@ class Interleavings(RuleBasedStateMachine):
         assert job.attempt <= MAX_ATTEMPTS
         assert not model.late
         assert not model.delayed
-        model.move("start", Status.PROCESSING)
+        model.move("claim", Status.PROCESSING)
         model.fence = (self.processors[who].store.name, job.attempt, job.entry)
         self.held.append((who, job))
 
@@ -248,7 +250,7 @@ class Interleavings(RuleBasedStateMachine):
                 status, fault, error = self.raw.hmget(key, "status", "fault", "error")
                 if status == Status.FAILED:
                     assert fault == Fault.GIVEN_UP
-                    model.move("start", Status.FAILED)
+                    model.move("claim", Status.FAILED)
                     model.payload = error.encode()
                     model.dead = True
 
@@ -258,9 +260,9 @@ class Interleavings(RuleBasedStateMachine):
             status = self.raw.hget(keys.job(prediction_id, self.partitions), "status")
             if model.status in sources and status == Status.EXPIRED:
                 assert model.late
-                self._expired(model, "start")
+                self._expired(model, "claim")
 
-    def any_held(self, index: int) -> tuple[JobStore, Job, bool]:
+    def any_held(self, index: int) -> tuple[Store, Job, bool]:
         """A job that some processor was given at some time, and whether it is still its own."""
         who, job = self.held[index % len(self.held)]
         store = self.processors[who].store
@@ -277,7 +279,7 @@ class Interleavings(RuleBasedStateMachine):
         store, job, own = self.any_held(index)
         model = self.models[job.id]
         recorded = model.status in FINISHED and model.fence == (store.name, job.attempt, job.entry)
-        assert self.run(store.extend([job])) == ([] if own or recorded else [job])
+        assert self.run(store.claims.extend([job])) == ([] if own or recorded else [job])
 
     @precondition(lambda self: self.held)
     @rule(index=some, outcome=st.sampled_from(OUTCOMES))
@@ -285,7 +287,7 @@ class Interleavings(RuleBasedStateMachine):
         store, job, own = self.any_held(index)
         model = self.models[job.id]
         repeated = model.fence == (store.name, job.attempt, job.entry) and model.status == outcome.status
-        assert self.run(store.finish([(job, outcome)])) == [own or repeated]
+        assert self.run(store.claims.finish([(job, outcome)])) == [own or repeated]
         if own:
             model.move("finish", outcome.status)
             model.payload = outcome.payload
@@ -295,7 +297,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(index=some)
     def release(self, index: int) -> None:
         store, job, own = self.any_held(index)
-        self.run(store.release([job]))
+        self.run(store.claims.release([job]))
         if own:
             self._released(self.models[job.id], counted=False)
 
@@ -303,7 +305,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(index=some, delay_s=st.sampled_from([0.0, 1800.0]))
     def retry(self, index: int, delay_s: float) -> None:
         store, job, own = self.any_held(index)
-        self.run(store.retry([(job, delay_s)]))
+        self.run(store.claims.retry([(job, delay_s)]))
         if own:
             self._released(self.models[job.id], counted=True)
             self.models[job.id].delayed = bool(delay_s)
@@ -317,7 +319,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(who=processors)
     def leave(self, who: int) -> None:
         store = self.processors[who].store
-        self.run(store.leave())
+        self.run(store.claims.leave())
         for model in self.models.values():
             if model.status == Status.PROCESSING and model.fence and model.fence[0] == store.name:
                 self._released(model, counted=False)
@@ -327,7 +329,7 @@ class Interleavings(RuleBasedStateMachine):
     @invariant()
     def the_store_says_what_the_model_says(self) -> None:
         async def read() -> list[JobState | None]:
-            return await asyncio.gather(*[self.gateway.read(i) for i in self.models])
+            return await asyncio.gather(*[self.gateway.jobs.read(i) for i in self.models])
 
         for state, model in zip(self.run(read()), self.models.values(), strict=True):
             assert state is not None

@@ -5,20 +5,21 @@ from typing import Any
 import pytest
 
 from common.store import keys
-from common.store.job_store import JobStore, Outcome, Submission
+from common.store.claims import Outcome
+from common.store.jobs import Submission
 from common.store.states import Status
 from tests.conftest import leftovers
-from tests.store.conftest import Processor
+from tests.store.store import Processor, Store
 
 
 @pytest.mark.leaves_jobs("that is what is looked at")
-async def test_a_job_that_was_not_finished_is_found(gateway: JobStore, a: Processor, raw: Any) -> None:
+async def test_a_job_that_was_not_finished_is_found(gateway: Store, a: Processor, raw: Any) -> None:
     prediction_id = next(keys.new_ids(1))
-    await gateway.submit(Submission(prediction_id, b"1"))
+    await gateway.jobs.submit(Submission(prediction_id, b"1"))
     stream, job = keys.jobs(0), keys.job(prediction_id, 1)
     unfinished = f"1 unfinished jobs in {keys.tag(0)}:counts:default"
     assert leftovers(raw) == [f"1 entries in {stream}", f"{job} (queued) without a TTL", unfinished]
-    await a.store.claim(a.readers[0], 1)
+    await a.store.claims.claim(a.readers[0], 1)
     assert leftovers(raw) == [
         f"1 entries in {stream}",
         f"1 pending entries in {stream}",
@@ -28,8 +29,8 @@ async def test_a_job_that_was_not_finished_is_found(gateway: JobStore, a: Proces
     ]
 
 
-async def test_nothing_is_found_after_work_well_done(gateway: JobStore, a: Processor, raw: Any) -> None:
-    await gateway.submit(Submission(next(keys.new_ids(gateway.partitions)), b"1"))
-    await a.store.finish([(await a.claim_one(), Outcome(Status.SUCCEEDED, b"1"))])
-    await a.store.leave()
+async def test_nothing_is_found_after_work_well_done(gateway: Store, a: Processor, raw: Any) -> None:
+    await gateway.jobs.submit(Submission(next(keys.new_ids(gateway.partitions)), b"1"))
+    await a.store.claims.finish([(await a.claim_one(), Outcome(Status.SUCCEEDED, b"1"))])
+    await a.store.claims.leave()
     assert leftovers(raw) == []

@@ -10,12 +10,15 @@ import pytest
 
 from common.errors import StoreUnavailable
 from common.store import keys
-from common.store.job_store import JobStore, Outcome, Submission, parse_announcement
+from common.store.announcements import parse_announcement
+from common.store.claims import Outcome
+from common.store.jobs import Submission
 from common.store.states import Status
 from common.store.topology import parse_url
 from tests.conftest import eventually, wait_until
 from tests.services import running_services
-from tests.store.conftest import MakeStore, Processor
+from tests.store.conftest import MakeStore
+from tests.store.store import Processor, Store
 from tests.store.traffic import assert_clean, traffic, unfinished
 from tools.redis_topologies import SERVICE, SentinelSet, free_ports
 
@@ -60,14 +63,14 @@ class TestUrls:
         assert url.plain == "rediss://us%40er:pa%3Ass@localhost/3?ssl_ca_certs=%2Fca.pem"
 
 
-async def announced(gateway: JobStore, ids: set[str]) -> None:
+async def announced(gateway: Store, ids: set[str]) -> None:
     """Until all are told to have ended, by announcement or, after a lost subscription, by looking."""
     missing = set(ids)
     while missing:
         try:
             async with gateway.subscription() as subscription:
                 for prediction_id in tuple(missing):
-                    state = await gateway.watch(prediction_id)
+                    state = await gateway.jobs.watch(prediction_id)
                     if state is None or state.final:
                         missing.discard(prediction_id)
                 while missing:
@@ -78,10 +81,10 @@ async def announced(gateway: JobStore, ids: set[str]) -> None:
             await asyncio.sleep(0.1)
 
 
-async def submitted(gateway: JobStore, prediction_id: str) -> bool:
+async def submitted(gateway: Store, prediction_id: str) -> bool:
     try:
         submission = Submission(prediction_id, b"1", watch=True)
-        return (await gateway.submit(submission)).word in ("queued", "known")
+        return (await gateway.jobs.submit(submission)).word in ("queued", "known")
     except StoreUnavailable:
         return False
 
@@ -94,12 +97,12 @@ class TestJobStore:
         (nobody,) = free_ports(1)
         url = sentinels.url.replace("://", f"://127.0.0.1:{nobody},")
         gateway, processor = open_store(url, name="gate"), Processor(open_store(url, name="proc"))
-        await gateway.prepare()
+        await gateway.queue.prepare()
         ids = list(islice(keys.new_ids(gateway.partitions), 8))
-        await asyncio.gather(*[gateway.submit(Submission(i, b"1")) for i in ids])
+        await asyncio.gather(*[gateway.jobs.submit(Submission(i, b"1")) for i in ids])
         jobs = await processor.claim()
         assert sorted(job.id for job in jobs) == sorted(ids)
-        assert all(await processor.store.finish([(job, DONE) for job in jobs]))
+        assert all(await processor.store.claims.finish([(job, DONE) for job in jobs]))
 
     async def test_without_any_sentinel_the_store_is_away(
         self, sentinels: SentinelSet, open_store: MakeStore
@@ -107,13 +110,13 @@ class TestJobStore:
         for sentinel in sentinels.sentinels:
             sentinel.kill()
         with pytest.raises(StoreUnavailable, match="no sentinel leads to a primary"):
-            await open_store(sentinels.url, name="gate").prepare()
+            await open_store(sentinels.url, name="gate").queue.prepare()
 
     async def test_a_service_that_no_sentinel_knows_is_named(
         self, sentinels: SentinelSet, open_store: MakeStore
     ) -> None:
         with pytest.raises(StoreUnavailable, match="knows no service 'other'"):
-            await open_store(sentinels.url.replace(SERVICE, "other"), name="gate").prepare()
+            await open_store(sentinels.url.replace(SERVICE, "other"), name="gate").queue.prepare()
 
     async def test_the_server_that_was_the_primary_is_left(
         self, sentinels: SentinelSet, open_store: MakeStore, monkeypatch: pytest.MonkeyPatch
@@ -122,7 +125,7 @@ class TestJobStore:
         monkeypatch.setattr("common.store.connections.Subscription.PING_S", 0.2)
         gateway = open_store(sentinels.url, name="gate")
         processor = Processor(open_store(sentinels.url, name="proc"))
-        await gateway.prepare()
+        await gateway.queue.prepare()
         old = sentinels.primary()
         async with gateway.subscription() as subscription:
             await processor.claim()  # connected, both
@@ -138,7 +141,7 @@ class TestJobStore:
         async def finished() -> bool:
             try:
                 jobs = await processor.claim() or await processor.reclaim()
-                return bool(jobs) and all(await processor.store.finish([(job, DONE) for job in jobs]))
+                return bool(jobs) and all(await processor.store.claims.finish([(job, DONE) for job in jobs]))
             except StoreUnavailable:
                 return False
 
@@ -153,7 +156,7 @@ class TestJobStore:
     ) -> None:
         monkeypatch.setattr("common.store.connections.COMMAND_TIMEOUT_S", 1.0)
         gateway = open_store(sentinels.url, name="gate")
-        await gateway.prepare()
+        await gateway.queue.prepare()
         old = sentinels.primary()
         some = list(islice(keys.new_ids(gateway.partitions), 2))
         old.send_signal(signal.SIGSTOP)
@@ -163,7 +166,7 @@ class TestJobStore:
         assert await eventually(lambda: sentinels.primary() is not old, FAILOVER_S)  # most of them know
         assert await eventually(lambda: old.role() == "slave", FAILOVER_S)
         for prediction_id in some:
-            assert await gateway.read(prediction_id) is not None
+            assert await gateway.jobs.read(prediction_id) is not None
 
 
 class TestServices:

@@ -1,0 +1,227 @@
+"""The processor's half of the store: claim, extend, finish, release, leave. One method for each transition, or for each
+use of one, a Lua page behind each.
+
+It must never change a job outside a transition, and never let redis-py's errors out: callers see StoreUnavailable
+(try again, every transition may be repeated) or StoreMisconfigured. What a processor does to a job is fenced: it counts
+only while owner, attempt and entry are still those that it was given.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redis import exceptions
+
+from common.errors import StoreUnavailable
+from common.store import keys
+from common.store.connections import BLOCK_S, Link, translate
+from common.store.queue import make_group
+from common.store.script import Script
+from common.store.session import Session
+from common.store.states import Status
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+CALL_JOBS = 512
+
+_CLAIM = Script("claim")
+_EXTEND = Script("extend")
+_FINISH = Script("finish")
+_RELEASE = Script("release")
+_LEAVE = Script("leave")
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A job in a processor's hands. Owner, `attempt` and `entry` (its place in the jobs stream) are its fence."""
+
+    id: str
+    partition: int
+    entry: bytes
+    attempt: int
+    input: bytes
+    queue_us: int
+    trace: str = ""
+    started: float = 0.0  # by the processor's monotonic clock
+    span: "Span | None" = None
+    dropped: bool = False  # cancelled, or its lease was lost: nobody wants its result
+
+
+class Outcome(NamedTuple):
+    """What became of one attempt: a JSON result, or a JSON sentence and why. `given_up`: the last attempt of several,
+    kept among the dead with its `traceback`."""
+
+    status: Status
+    payload: bytes
+    fault: str = ""
+    predict_us: int = 0
+    given_up: bool = False
+    traceback: str = ""
+
+
+@dataclass(slots=True)
+class Reader:
+    """One partition's reading position in one processor: the last entry delivered, and the reclaim cursor."""
+
+    partition: int
+    link: Link
+    after: bytes = b"0-0"
+    cursor: bytes = b"0-0"
+
+
+class Claims:
+    """Jobs as the processor sees them that runs them."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def readers(self) -> list[Reader]:
+        """One reader per partition, each with its own connection."""
+        return [Reader(p, self._session.blocking_link(p)) for p in range(self._session.partitions)]
+
+    async def claim(self, reader: Reader, count: int) -> list[Job]:
+        """Up to `count` started jobs of one partition; waits up to BLOCK_S for the first. One round trip.
+
+        The blocking XREADGROUP and the claim script leave together: the server runs the script the moment the
+        read ends. The script finds what the read delivered, because it looks at what this consumer got after `after`.
+        """
+        p = reader.partition
+        args = self._claim_args(count, after=reader.after)
+        read = (
+            "XREADGROUP",
+            "GROUP",
+            keys.GROUP,
+            self._session.name,
+            "COUNT",
+            1,
+            "BLOCK",
+            int(BLOCK_S * 1000),
+        )
+        try:
+            delivered, started = await reader.link.call(
+                (*read, "STREAMS", keys.jobs(p), ">"), _CLAIM.command(p, *args)
+            )
+            if isinstance(started, exceptions.NoScriptError):
+                started = await _CLAIM(reader.link, p, *args)
+            for reply in (delivered, started):
+                if isinstance(reply, Exception):
+                    raise reply
+        except Exception as error:
+            raise await self._repaired(p, error) from error
+        reader.after = started[0]
+        return _started_jobs(p, started)
+
+    async def reclaim(self, reader: Reader, count: int, *, idle_s: float) -> list[Job]:
+        """Jobs that nobody has renewed for `idle_s`, started here; the cursor is kept so that the tail is not starved."""
+        p = reader.partition
+        args = self._claim_args(count, idle_ms=int(idle_s * 1000), cursor=reader.cursor)
+        try:
+            started = await _CLAIM(reader.link, p, *args)
+        except Exception as error:
+            raise await self._repaired(p, error) from error
+        reader.cursor = started[0]
+        return _started_jobs(p, started)
+
+    async def extend(self, jobs: Iterable[Job]) -> list[Job]:
+        """Renew the leases; returns the jobs that are not ours any more."""
+
+        async def extend(p: int, part: list[Job]) -> list[Job]:
+            args = [field for job in part for field in (job.id, job.entry, job.attempt)]
+            kept = await _EXTEND(self._session.link("lease", p), p, self._session.name, *args)
+            return [job for job, mine in zip(part, kept, strict=True) if not mine]
+
+        return [job for lost in await _together(extend, _parts(jobs)) for job in lost]
+
+    async def finish(self, outcomes: Sequence[tuple[Job, Outcome]]) -> list[bool]:
+        """Record outcomes and tell whoever waits. False: refused, another attempt owns the job or it was cancelled."""
+        by_id = {job.id: outcome for job, outcome in outcomes}
+
+        async def finish(p: int, part: list[Job]) -> dict[str, bool]:
+            args: list[Any] = [self._session.name, self._session.result_ttl_s, keys.DEAD_LIMIT]
+            for job in part:
+                o = by_id[job.id]
+                args += (job.id, job.entry, job.attempt, o.status.value, o.fault, o.payload, o.predict_us)
+                args += ("1" if o.given_up else "", o.traceback)
+            replies = await _FINISH(self._session.link("finish", p), p, *args)
+            return {job.id: bool(mine) for job, mine in zip(part, replies, strict=True)}
+
+        recorded: dict[str, bool] = {}
+        for part in await _together(finish, _parts(job for job, _ in outcomes)):
+            recorded |= part
+        return [recorded[job.id] for job, _ in outcomes]
+
+    async def release(self, jobs: Iterable[Job]) -> None:
+        """Give jobs back to the queue as if they had not been claimed."""
+        await self._release([(job, 0.0) for job in jobs], counted="")
+
+    async def retry(self, jobs: Iterable[tuple[Job, float]]) -> None:
+        """Give jobs back to the queue after an attempt that counts, to be started again after so many seconds. The
+        delay is kept in Redis."""
+        await self._release(jobs, counted="1")
+
+    async def leave(self) -> None:
+        """Leave the group: what this processor still holds goes back, no attempt counted."""
+        await self._session.on_every_partition(
+            lambda p: _LEAVE(self._session.link("control", p), p, self._session.name, "")
+        )
+
+    async def remove_dead_consumers(self, *, idle_s: float) -> int:
+        """Remove consumers of processors that are gone for `idle_s` and hold nothing; returns how many."""
+        idle_ms = int(idle_s * 1000)
+        return sum(
+            await self._session.on_every_partition(
+                lambda p: _LEAVE(self._session.link("control", p), p, "", idle_ms)
+            )
+        )
+
+    # -- inside
+
+    def _claim_args(
+        self, count: int, *, after: bytes = b"", idle_ms: int | str = "", cursor: bytes = b""
+    ) -> tuple[Any, ...]:
+        limits = (count, self._session.max_attempts, self._session.result_ttl_s, keys.DEAD_LIMIT)
+        return (self._session.name, *limits, after, idle_ms, cursor)
+
+    async def _release(self, jobs: Iterable[tuple[Job, float]], *, counted: str) -> None:
+        delays = {job.id: (job, int(seconds * 1e6)) for job, seconds in jobs}
+
+        async def release(p: int, part: list[Job]) -> None:
+            args = [f for job in part for f in (job.id, job.entry, job.attempt, counted, delays[job.id][1])]
+            await _RELEASE(self._session.link("control", p), p, self._session.name, *args)
+
+        await _together(release, _parts(job for job, _ in delays.values()))
+
+    async def _repaired(self, p: int, error: Exception) -> Exception:
+        """The error to raise; a missing group (an empty server came back) is made again first."""
+        if "NOGROUP" not in str(error):
+            return translate(error)
+        await make_group(self._session, p)
+        return StoreUnavailable("The consumer group was missing and has been made again.")
+
+
+def _started_jobs(p: int, reply: list[Any]) -> list[Job]:
+    return [
+        Job(id_.decode(), p, entry, int(attempt), input_, int(queue_us), trace.decode())
+        for entry, id_, attempt, input_, queue_us, trace in zip(*[iter(reply[1:])] * 6, strict=True)
+    ]
+
+
+async def _together(
+    call: Callable[[int, list[Job]], Awaitable[Any]], parts: Iterator[tuple[int, list[Job]]]
+) -> list[Any]:
+    """The results of all calls, made at the same time. Usually there is one, which needs no task."""
+    calls = [call(p, part) for p, part in parts]
+    return [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
+
+
+def _parts(jobs: Iterable[Job]) -> Iterator[tuple[int, list[Job]]]:
+    """(partition, jobs) with at most CALL_JOBS in each: a script that runs long holds everybody up."""
+    parts: defaultdict[int, list[Job]] = defaultdict(list)
+    for job in jobs:
+        parts[job.partition].append(job)
+    for p, part in parts.items():
+        for at in range(0, len(part), CALL_JOBS):
+            yield p, part[at : at + CALL_JOBS]

@@ -1,0 +1,150 @@
+"""The queue as a whole: is the server fit for it, what is due, how full it is. Used by both services."""
+
+import asyncio
+from typing import NamedTuple
+
+import structlog
+
+from common.errors import StoreMisconfigured, StoreUnavailable
+from common.store import keys
+from common.store.connections import translate
+from common.store.script import Script
+from common.store.session import Session
+from common.store.states import Status
+
+log = structlog.get_logger("foretell")
+
+MIN_VERSION = (7, 0)
+MIN_VERSION_FSYNC = (7, 2)  # WAITAOF
+RETRY_S = 0.3
+RING_JOBS = 500
+
+_RING = Script("ring")
+_MEASURE = Script("measure")
+
+
+class Tide(NamedTuple):
+    """What `ring` found: seconds until the next alarm (None: there is none), jobs waiting and running, and all that
+    were ever finished."""
+
+    next_s: float | None
+    unfinished: int
+    finished: int
+
+
+class Measure(NamedTuple):
+    """The queue now: jobs `unfinished` (waiting and `running`), `dead`, processors in the group, seconds that the next
+    in line has waited (None: none waits). Since the server was empty: jobs by final state, and jobs given up."""
+
+    unfinished: int
+    running: int
+    dead: int
+    processors: int
+    oldest_s: float | None
+    finished: dict[Status, int]
+    given_up: int
+
+
+class Queue:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._warned: set[str] = set()
+
+    async def prepare(self) -> None:
+        """Check the server and make the consumer groups. Safe to repeat.
+
+        Raises StoreMisconfigured for a server that is too old, would evict jobs or cannot do what the session's `durability` asks.
+        """
+        for p in range(self._session.partitions):
+            try:
+                reply = await self._session.link("control", p).command(
+                    "INFO", "server", "memory", "persistence", "replication"
+                )
+            except Exception as error:
+                raise translate(error) from error
+            info = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+            self._check_server(info)
+            await make_group(self._session, p)
+
+    def _check_server(self, info: dict[str, str]) -> None:
+        version = info["redis_version"]
+        needed = MIN_VERSION_FSYNC if self._session.durability == "fsync" else MIN_VERSION
+        if tuple(int(part) for part in version.split(".")[:2]) < needed:
+            words = "Foretell needs {}.{} or later, or Valkey".format(*needed)
+            why = " for DURABILITY=fsync" if needed is MIN_VERSION_FSYNC else ""
+            raise StoreMisconfigured(f"Redis {version} is too old: {words}{why}.")
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise StoreMisconfigured(
+                f"Redis would evict jobs (maxmemory-policy {policy}): set maxmemory-policy noeviction."
+            )
+        if info.get("role") == "slave":
+            raise StoreUnavailable("Redis at REDIS_URL is a replica, which takes no writes.")
+        if info.get("aof_enabled") == "0":
+            if self._session.durability == "fsync":
+                raise StoreMisconfigured("DURABILITY=fsync needs an append-only file: set appendonly yes.")
+            self._warn(
+                "Redis keeps no append-only file: jobs are lost if it stops. To keep them, set appendonly yes."
+            )
+
+    def _warn(self, sentence: str) -> None:
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            log.warning(sentence)
+
+    async def prepare_when_up(self, stop: asyncio.Event) -> bool:
+        """`prepare`, again and again while the server is away; False if `stop` is set first."""
+        told = False
+        while not stop.is_set():
+            try:
+                await self.prepare()
+                return True
+            except StoreUnavailable as error:
+                if not told:
+                    log.warning("waiting for the server", error=str(error))
+                    told = True
+                await asyncio.sleep(RETRY_S)
+        return False
+
+    async def ring(self) -> Tide:
+        """Do what is due: expire jobs past their deadline, queue retries whose time has come."""
+        link, ttl_s = self._session.link, self._session.result_ttl_s
+        tides = await self._session.on_every_partition(
+            lambda p: _RING(link("control", p), p, ttl_s, RING_JOBS)
+        )
+        alarms = [int(next_us) / 1e6 for next_us, _, _ in tides if next_us]
+        return Tide(min(alarms, default=None), sum(tide[1] for tide in tides), sum(tide[2] for tide in tides))
+
+    async def measure(self) -> Measure:
+        """The state of the queue, all partitions together; it changes nothing."""
+        link = self._session.link
+        parts = await self._session.on_every_partition(lambda p: _MEASURE(link("control", p), p))
+        unfinished, running, dead, processors, oldest, *ended, given_up = zip(*parts, strict=True)
+        waited = [int(us) / 1e6 for us in oldest if us]
+        statuses = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.EXPIRED)
+        finished = {status: sum(numbers) for status, numbers in zip(statuses, ended, strict=True)}
+        return Measure(
+            sum(unfinished),
+            sum(running),
+            sum(dead),
+            max(processors),
+            max(waited, default=None),
+            finished,
+            sum(given_up),
+        )
+
+
+async def make_group(session: Session, p: int) -> None:
+    """Make the consumer group of a partition, if it is missing.
+
+    Looking first: a server that is out of memory refuses to make even a group that is there, and a processor must be
+    able to start on it and free some.
+    """
+    link = session.link("control", p)
+    try:
+        (groups,) = await link.call(("XINFO", "GROUPS", keys.jobs(p)))
+        if isinstance(groups, Exception) or not groups:  # no such stream, or only the stream
+            await link.command("XGROUP", "CREATE", keys.jobs(p), keys.GROUP, "0", "MKSTREAM")
+    except Exception as error:
+        if "BUSYGROUP" not in str(error):
+            raise translate(error) from error

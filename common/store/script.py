@@ -1,0 +1,45 @@
+"""A transition's Lua page, called by its digest and sent whole to a server that does not know it.
+
+One page is one transition, and runs behind `transitions/shared.lua`. It never lets redis-py's errors out: callers
+see StoreUnavailable or StoreMisconfigured.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from redis import exceptions
+
+from common.store import keys
+from common.store.connections import Command, Link, translate
+
+
+class Script:
+    """`needs_memory`: refused while the server is out of memory. The others run then too: they free more than they take."""
+
+    def __init__(self, name: str, *, needs_memory: bool = False) -> None:
+        pages = resources.files("common.store") / "transitions"
+        flags = "" if needs_memory else "flags=allow-oom"
+        self.text = (
+            f"#!lua {flags}\n{(pages / 'shared.lua').read_text()}\n{(pages / f'{name}.lua').read_text()}"
+        )
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    def command(self, partition: int, *args: Any) -> Command:
+        """The call of it, if the server knows it already."""
+        return "EVALSHA", self.sha, 1, keys.jobs(partition), keys.tag(partition), *args
+
+    async def __call__(self, link: Link, partition: int, *args: Any, then: Sequence[Command] = ()) -> Any:
+        """Its reply; with `then`, the list of its reply and those of the commands that leave behind it."""
+        try:
+            replies = await link.call(self.command(partition, *args), *then)
+            if isinstance(replies[0], exceptions.NoScriptError):
+                head = ("EVAL", self.text, *self.command(partition, *args)[2:])
+                replies = await link.call(head, *then)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        except Exception as error:
+            raise translate(error) from error
+        return replies if then else replies[0]
