@@ -122,7 +122,7 @@ class TestOneBadPrediction:
         book: Book,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("processor.worker.CANCEL_GRACE_S", 0.1)
+        monkeypatch.setattr("processor.flights.CANCEL_GRACE_S", 0.1)
         restarts = metric("model_restarts_total")
         await work(
             write_model("""
@@ -314,7 +314,7 @@ class TestCancellation:
         book: Book,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("processor.worker.CANCEL_GRACE_S", 0.1)
+        monkeypatch.setattr("processor.flights.CANCEL_GRACE_S", 0.1)
         await work(
             write_model("""
                 from book import *
@@ -366,7 +366,7 @@ class TestCancellation:
         book: Book,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("processor.worker.CANCEL_GRACE_S", 0.05)
+        monkeypatch.setattr("processor.flights.CANCEL_GRACE_S", 0.05)
         await work(
             write_model("""
                 from book import *
@@ -458,7 +458,7 @@ class TestCancellationOfAsyncModels:
         book: Book,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("processor.worker.CANCEL_GRACE_S", 0.1)
+        monkeypatch.setattr("processor.flights.CANCEL_GRACE_S", 0.1)
         await work(
             write_model("""
                 import asyncio
@@ -684,7 +684,7 @@ class TestLeases:
         redis_url: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("processor.worker.CANCEL_GRACE_S", 0.05)
+        monkeypatch.setattr("processor.flights.CANCEL_GRACE_S", 0.05)
         await work(
             write_model("""
                 from book import *
@@ -741,7 +741,7 @@ class TestLeases:
 async def test_a_model_that_cannot_be_loaded_any_more_ends_the_service(
     client: Client, work: Work, write_model: WriteModel, book: Book, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("processor.worker.START_TRIES", 2)
+    monkeypatch.setattr("processor.flights.START_TRIES", 2)
     running = await work(
         write_model("""
             from book import *
