@@ -38,8 +38,8 @@ def publish_before_write() -> None:
     """The waiters are told, and then nothing is written."""
     _change(
         claims._FINISH,
-        "settle(job, status, ARGV[at + 4], payload, ttl, ARGV[at + 6])",
-        "tell(job.watchers, true, table.concat({ job.id, status, ARGV[at + 4], '0', '0', payload }, ' '))",
+        "finalize(job, status, ARGV[at + 4], payload, ttl, ARGV[at + 6])",
+        "notify(job.watchers, true, table.concat({ job.id, status, ARGV[at + 4], '0', '0', payload }, ' '))",
     )
 
 

@@ -22,13 +22,13 @@ class TestDead:
 
     GIVEN_UP = Outcome(Status.FAILED, b'"It died."', Fault.CRASH, given_up=True, traceback="line 1")
 
-    async def buried(self, gateway: Store, a: Processor, input_: bytes = b"1") -> str:
+    async def dead_letter(self, gateway: Store, a: Processor, input_: bytes = b"1") -> str:
         prediction_id = await submitted(gateway, input_)
         assert await a.store.claims.finish([(await a.claim_one(), self.GIVEN_UP)]) == [True]
         return prediction_id
 
     async def test_it_is_listed_with_all_that_is_known(self, gateway: Store, a: Processor) -> None:
-        prediction_id = await self.buried(gateway, a, b'{"a": 1}')
+        prediction_id = await self.dead_letter(gateway, a, b'{"a": 1}')
         (dead,) = await gateway.dead_letters.list(10)
         assert dead[2:] == (prediction_id, b'{"a": 1}', b'"It died."', 1, "proc-a", "line 1")
 
@@ -44,13 +44,13 @@ class TestDead:
         assert b"given up after 3 attempts" in dead.error
 
     async def test_pages_go_from_the_newest_back(self, gateway: Store, a: Processor) -> None:
-        ids = [await self.buried(gateway, a) for _ in range(5)]
+        ids = [await self.dead_letter(gateway, a) for _ in range(5)]
         first = await gateway.dead_letters.list(3)
         second = await gateway.dead_letters.list(3, after=first[-1].place)
         assert [dead.id for dead in [*first, *second]] == ids[::-1]
 
     async def test_it_lives_again_under_its_id(self, gateway: Store, a: Processor, raw: Any) -> None:
-        prediction_id = await self.buried(gateway, a)
+        prediction_id = await self.dead_letter(gateway, a)
         assert await gateway.dead_letters.revive(prediction_id) == "queued"
         assert await gateway.jobs.read(prediction_id) == JobState(Status.QUEUED, b"1")
         assert raw.ttl(keys.job(prediction_id, gateway.partitions)) == -1
@@ -62,7 +62,7 @@ class TestDead:
         assert await gateway.dead_letters.revive(prediction_id) == "unknown"
 
     async def test_it_outlives_its_result(self, gateway: Store, a: Processor, raw: Any) -> None:
-        prediction_id = await self.buried(gateway, a)
+        prediction_id = await self.dead_letter(gateway, a)
         raw.delete(keys.job(prediction_id, gateway.partitions))
         assert await gateway.dead_letters.revive(prediction_id) == "queued"
         assert (await a.claim_one()).input == b"1"
@@ -70,14 +70,14 @@ class TestDead:
     async def test_it_does_not_replace_what_was_submitted_again(
         self, gateway: Store, a: Processor, raw: Any
     ) -> None:
-        prediction_id = await self.buried(gateway, a)
+        prediction_id = await self.dead_letter(gateway, a)
         raw.delete(keys.job(prediction_id, gateway.partitions))
         await gateway.jobs.submit(Submission(prediction_id, b"2"))
         assert await gateway.dead_letters.revive(prediction_id) == "known"
         assert await gateway.jobs.read(prediction_id) == JobState(Status.QUEUED, b"2")
 
     async def test_a_full_queue_takes_none(self, gateway: Store, a: Processor, make_store: MakeStore) -> None:
-        prediction_id = await self.buried(gateway, a)
+        prediction_id = await self.dead_letter(gateway, a)
         small = make_store("gate", max_queue=gateway.partitions)
         for p in range(gateway.partitions):
             await small.jobs.submit(Submission(keys.moved(new_id(), p), b"1"))
@@ -85,7 +85,7 @@ class TestDead:
         assert len(await gateway.dead_letters.list(10)) == 1
 
     async def test_it_can_be_forgotten(self, gateway: Store, a: Processor) -> None:
-        prediction_id = await self.buried(gateway, a)
+        prediction_id = await self.dead_letter(gateway, a)
         assert await gateway.dead_letters.forget(prediction_id)
         assert not await gateway.dead_letters.forget(prediction_id)
         assert await gateway.dead_letters.list(10) == []
@@ -103,7 +103,7 @@ class TestDead:
 
     async def test_they_are_bounded_in_bytes(self, gateway: Store, a: Processor, raw: Any) -> None:
         large = b'"%b"' % (b"x" * (8 << 20))
-        ids = [await self.buried(gateway, a, large) for _ in range(9)]
+        ids = [await self.dead_letter(gateway, a, large) for _ in range(9)]
         found: list[str] = []
         place = ""
         while page := await gateway.dead_letters.list(10, after=place):

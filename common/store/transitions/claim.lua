@@ -4,7 +4,7 @@
 --                 holds after entry `after`), then new entries up to the count
 --   otherwise     entries that nobody has renewed for idle_ms, from XAUTOCLAIM's `cursor` on
 -- Replies {after or cursor, then for each job: entry, id, attempt, input, queued µs, trace}. Entries whose job is gone, final
--- or queued elsewhere are removed; a job delivered more than max_attempts times fails and is buried.
+-- or queued elsewhere are removed; a job delivered more than max_attempts times fails and becomes a dead letter.
 local consumer, count, max_attempts, ttl, dead_limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local after, idle, cursor = ARGV[7], ARGV[8], ARGV[9]
 
@@ -27,17 +27,17 @@ end
 local function give_up(job)
   local sentence = '"Prediction given up after ' .. max_attempts ..
     ' attempts: each time its processor died or fell silent."'
-  bury(job, sentence, job.attempt, '', dead_limit)
-  settle(job, 'failed', 'given_up', sentence, ttl, '0')
+  add_dead_letter(job, sentence, job.attempt, '', dead_limit)
+  finalize(job, 'failed', 'given_up', sentence, ttl, '0')
 end
 
 local started = { mark }
 for _, entry in ipairs(entries) do
-  local job = entry[2] and look(entry[2][2])
+  local job = entry[2] and load_job(entry[2][2])
   if not job or not job.live or job.entry ~= entry[1] then
     drop_entry(entry[1])
   elseif job.deadline and job.deadline <= now then
-    settle(job, 'expired', 'expired', EXPIRED, ttl, '0')
+    finalize(job, 'expired', 'expired', EXPIRED, ttl, '0')
     drop_entry(entry[1])
   else
     -- our own delivery, seen twice because the first reply was lost: the same attempt
@@ -48,12 +48,12 @@ for _, entry in ipairs(entries) do
       drop_entry(entry[1])
     else
       redis.call('HSET', job.key, 'status', 'processing', 'owner', consumer, 'attempt', attempt, 'started', now_text)
-      if job.status == 'queued' then tell(job.watchers, false, job.id .. ' processing') end
+      if job.status == 'queued' then notify(job.watchers, false, job.id .. ' processing') end
       local at, fields = #started, redis.call('HMGET', job.key, 'input', 'trace')
       started[at + 1], started[at + 2], started[at + 3] = entry[1], job.id, attempt
       started[at + 4], started[at + 5], started[at + 6] = fields[1], text(now - job.created), fields[2] or ''
     end
   end
 end
-conclude()
+flush()
 return started

@@ -5,7 +5,7 @@
 local consumer = ARGV[2]
 local replies = {}
 for at = 3, #ARGV, 3 do
-  local job = look(ARGV[at])
+  local job = load_job(ARGV[at])
   local mine = owned(job, consumer, ARGV[at + 2], ARGV[at + 1])
   -- one XCLAIM each: unpack() before another argument is cut to its first value
   if mine and job.status == 'processing' then

@@ -10,7 +10,7 @@ local function give_back(entry_id)
   local entry = redis.call('XRANGE', jobs, entry_id, entry_id)[1]
   drop_entry(entry_id)
   if not entry then return end
-  local job = look(entry[2][2])
+  local job = load_job(entry[2][2])
   if job.entry ~= entry_id then return end
   if job.status == 'processing' and job.owner == consumer then
     requeue(job, job.attempt - 1, 0)
@@ -35,5 +35,5 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', jobs, GROUP)) do
     removed = removed + 1
   end
 end
-conclude()
+flush()
 return removed

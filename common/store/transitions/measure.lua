@@ -15,7 +15,7 @@ end
 
 local function waited()
   for _, entry in ipairs(redis.call('XRANGE', jobs, last, '+', 'COUNT', LOOK_AT)) do
-    local job = look(entry[2][2])
+    local job = load_job(entry[2][2])
     if job.live and job.entry == entry[1] then
       return text(math.max(0, now - tonumber(string.match(entry[1], '%d+')) * 1000))
     end

@@ -4,7 +4,7 @@
 local consumer = ARGV[2]
 local replies = {}
 for at = 3, #ARGV, 5 do
-  local job = look(ARGV[at])
+  local job = load_job(ARGV[at])
   local mine = job.status == 'processing' and owned(job, consumer, ARGV[at + 2], ARGV[at + 1])
   if mine then
     drop_entry(job.entry)
@@ -12,5 +12,5 @@ for at = 3, #ARGV, 5 do
   end
   replies[#replies + 1] = mine and 1 or 0
 end
-conclude()
+flush()
 return replies

@@ -1,18 +1,18 @@
 -- ARGV tag, id, limit ('' to forget it)
--- Takes a given-up job out of the dead and, with a limit, queues it again under its id with a fresh count of attempts.
+-- Deletes a dead letter and, with a limit, queues its job again under its id with a fresh count of attempts.
 -- Replies queued | forgotten | unknown | known (that id was submitted again since) | full.
 local id, limit = ARGV[2], tonumber(ARGV[3])
-if redis.call('HEXISTS', graves, id) == 0 then return 'unknown' end
+if redis.call('HEXISTS', dead_index, id) == 0 then return 'unknown' end
 if not limit then
-  exhume(id)
+  remove_dead_letter(id)
   return 'forgotten'
 end
-local job = look(id)
+local job = load_job(id)
 if tonumber(redis.call('HGET', counts, 'unfinished') or 0) >= limit then return 'full' end
 if job.status and job.status ~= 'failed' then return 'known' end
-local input = redis.call('XRANGE', dead, redis.call('HGET', graves, id), '+', 'COUNT', 1)[1][2][4]
+local input = redis.call('XRANGE', dead, redis.call('HGET', dead_index, id), '+', 'COUNT', 1)[1][2][4]
 if job.status and redis.call('HGET', job.key, 'input') ~= input then return 'known' end
-exhume(id)
+remove_dead_letter(id)
 redis.call('HDEL', job.key, 'owner', 'attempt', 'started', 'finished', 'error', 'fault', 'predict', 'deadline', 'alarm')
 redis.call('HSET', job.key, 'input', input, 'status', 'queued', 'created', now_text)
 redis.call('PERSIST', job.key)

@@ -4,16 +4,16 @@
 local ttl, limit = ARGV[2], ARGV[3]
 for _, id in ipairs(redis.call('ZRANGE', alarms, '-inf', now_text, 'BYSCORE', 'LIMIT', 0, limit)) do
   redis.call('ZREM', alarms, id)
-  local job = look(id)
+  local job = load_job(id)
   job.alarm = false
   if job.live and job.deadline and job.deadline <= now then
-    stop(job, 'expired', EXPIRED, ttl)
+    end_early(job, 'expired', EXPIRED, ttl)
   elseif job.live then
     if not job.entry then enqueue(job) end
     if job.deadline then set_alarm(job, job.deadline) else redis.call('HDEL', job.key, 'alarm') end
   end
 end
-conclude()
+flush()
 local first = redis.call('ZRANGE', alarms, 0, 0, 'WITHSCORES')
 local unfinished, succeeded, failed, cancelled, expired = unpack(totals())
 local finished = succeeded + failed + cancelled + expired

@@ -21,13 +21,13 @@
 
 local GROUP = 'processors'
 local INLINE = 8192 -- a final document above this many bytes is announced without its payload: the waiter reads it
-local DEAD_BYTES = 64 * 1048576 -- what the dead may take of the server's memory, inputs included
+local DEAD_BYTES = 64 * 1048576 -- of the server's memory for dead letters, inputs included
 local EXPIRED = '"Prediction expired: its deadline passed before it was done."'
 
 local jobs, tag = KEYS[1], ARGV[1]
 local model = string.match(jobs, '[^:]+$')
 local counts, alarms = tag .. ':counts:' .. model, tag .. ':alarms:' .. model
-local dead, graves = tag .. ':dead:' .. model, tag .. ':graves:' .. model -- the dead, and where each id lies
+local dead, dead_index = tag .. ':dead:' .. model, tag .. ':graves:' .. model -- dead letters, and the entry of each id
 
 -- Lua prints large numbers as 1.76e+15
 local function text(number)
@@ -43,7 +43,7 @@ local now = clock[1] * 1000000 + clock[2]
 local now_text = text(now)
 
 -- The fields that transitions decide on. `status` is false for a job that does not exist.
-local function look(id)
+local function load_job(id)
   local key = tag .. ':job:' .. id
   local fields = redis.call('HMGET', key, 'status', 'owner', 'attempt', 'entry', 'watchers', 'created', 'started',
     'deadline', 'alarm', 'idem')
@@ -58,10 +58,10 @@ local function owned(job, consumer, attempt, entry)
   return job.owner == consumer and job.attempt == tonumber(attempt) and job.entry == entry
 end
 
-local outbox, settled = {}, {} -- watcher → lines; status → how many jobs came to it
+local outbox, finalized = {}, {} -- watcher → lines; status → how many jobs came to it
 
 -- Queue one line for each watcher. One line is: id status [fault queue_µs predict_µs payload]
-local function tell(watchers, final, line)
+local function notify(watchers, final, line)
   if not watchers then return end
   for all, name in string.gmatch(watchers, '(%+?)(%S+)') do
     if final or all == '+' then
@@ -73,8 +73,8 @@ end
 
 -- The last thing every transition does. One message per watcher, whatever the number of jobs: a script has one
 -- batch, a watcher one wake-up.
-local function conclude()
-  for status, number in pairs(settled) do
+local function flush()
+  for status, number in pairs(finalized) do
     redis.call('HINCRBY', counts, 'unfinished', -number)
     redis.call('HINCRBY', counts, status, number)
   end
@@ -106,7 +106,7 @@ local function drop_entry(entry)
 end
 
 -- The only way into a final state: stores it, starts the TTL, tells the watchers. `predict` is µs as text.
-local function settle(job, status, fault, payload, ttl, predict)
+local function finalize(job, status, fault, payload, ttl, predict)
   if status == 'succeeded' then
     redis.call('HSET', job.key, 'status', status, 'result', payload, 'finished', now_text, 'predict', predict,
       'watchers', '')
@@ -117,22 +117,22 @@ local function settle(job, status, fault, payload, ttl, predict)
   redis.call('EXPIRE', job.key, ttl)
   if job.idem then redis.call('EXPIRE', tag .. ':key:' .. job.idem, ttl) end
   if job.alarm then redis.call('ZREM', alarms, job.id) end
-  settled[status] = (settled[status] or 0) + 1
+  finalized[status] = (finalized[status] or 0) + 1
   if job.watchers and job.watchers ~= '' then
     local inline = #payload > INLINE and '' or payload
     local waited = text((job.started or now) - job.created)
-    tell(job.watchers, true, table.concat({ job.id, status, fault, waited, predict, inline }, ' '))
+    notify(job.watchers, true, table.concat({ job.id, status, fault, waited, predict, inline }, ' '))
   end
 end
 
 -- Cancelled or expired, wherever it is. A queued job's entry stays until a processor meets it: deleting an entry that
 -- was never delivered makes the group's lag unknown for as long as it takes to be passed. A running job's processor
 -- is told through its own channel.
-local function stop(job, status, sentence, ttl)
-  settle(job, status, status, sentence, ttl, '0')
+local function end_early(job, status, sentence, ttl)
+  finalize(job, status, status, sentence, ttl, '0')
   if job.status == 'processing' then
     drop_entry(job.entry)
-    tell(job.owner, true, job.id .. ' ' .. status)
+    notify(job.owner, true, job.id .. ' ' .. status)
   end
 end
 
@@ -145,30 +145,27 @@ local function requeue(job, attempt, delay)
   else
     enqueue(job)
   end
-  tell(job.watchers, false, job.id .. ' queued')
+  notify(job.watchers, false, job.id .. ' queued')
 end
 
--- Take a job out of the dead; replies its fields there, or nil.
-local function exhume(id)
-  local entry = redis.call('HGET', graves, id)
-  if not entry then return nil end
-  local found = redis.call('XRANGE', dead, entry, entry)[1]
+local function remove_dead_letter(id)
+  local entry = redis.call('HGET', dead_index, id)
+  if not entry then return end
   redis.call('XDEL', dead, entry)
-  redis.call('HDEL', graves, id)
-  return found and found[2]
+  redis.call('HDEL', dead_index, id)
 end
 
--- A job that was given up, for people: kept beyond its TTL, but not more than `limit` of them, nor DEAD_BYTES.
-local function bury(job, sentence, attempts, traceback, limit)
-  exhume(job.id)
+-- Keeps a job that was given up for people to look at: beyond its TTL, but no more than `limit` of them, nor DEAD_BYTES.
+local function add_dead_letter(job, sentence, attempts, traceback, limit)
+  remove_dead_letter(job.id)
   local input = redis.call('HGET', job.key, 'input')
   local entry = redis.call('XADD', dead, '*', 'id', job.id, 'input', input, 'error', sentence,
     'attempts', attempts, 'processor', job.owner or '', 'traceback', traceback)
-  redis.call('HSET', graves, job.id, entry)
+  redis.call('HSET', dead_index, job.id, entry)
   redis.call('HINCRBY', counts, 'given_up', 1)
   local number = redis.call('XLEN', dead)
   while number > 1 and (number > tonumber(limit) or redis.call('MEMORY', 'USAGE', dead, 'SAMPLES', 0) > DEAD_BYTES) do
-    exhume(redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)[1][2][2])
+    remove_dead_letter(redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)[1][2][2])
     number = number - 1
   end
 end

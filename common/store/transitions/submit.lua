@@ -23,11 +23,11 @@ for at = 4, #ARGV, FIELDS do
   elseif any_known or made[id] then
     known = redis.call('HGET', tag .. ':job:' .. id, 'input')
   end
-  local word
+  local decision
   if known then
-    word = known == input and 'known' or 'conflict'
+    decision = known == input and 'known' or 'conflict'
   elseif unfinished + number >= limit or entries + number >= 2 * limit then
-    word = 'full'
+    decision = 'full'
   else
     local job = { id = id, key = tag .. ':job:' .. id }
     local fields = { 'input', input, 'status', 'queued', 'created', now_text, 'entry',
@@ -53,9 +53,9 @@ for at = 4, #ARGV, FIELDS do
     if deadline then set_alarm(job, now + deadline) end
     made[id] = true
     number = number + 1
-    word = 'queued'
+    decision = 'queued'
   end
-  replies[#replies + 1] = word
+  replies[#replies + 1] = decision
   replies[#replies + 1] = id
 end
 -- also by 0: a WAIT or WAITAOF behind this call waits for a write of this connection, and what is known must be

@@ -1,4 +1,4 @@
--- ARGV tag, then for each job: id, watcher ('' to look only, 'gateway' or '+gateway' to be told too)
+-- ARGV tag, then for each job: id, watcher ('' to look only, 'gateway' or '+gateway' to be notified too)
 -- Replies for each job {} (unknown) or {status, input, fault, payload, queued µs, predict µs}.
 -- Looking and registering are one step: no change can fall between them.
 
@@ -15,7 +15,7 @@ end
 
 local replies = {}
 for at = 2, #ARGV, 2 do
-  local job, watcher, reply = look(ARGV[at]), ARGV[at + 1], {}
+  local job, watcher, reply = load_job(ARGV[at]), ARGV[at + 1], {}
   if job.status then
     local fields = redis.call('HMGET', job.key, 'input', 'fault', 'result', 'error', 'predict')
     local waited = job.started and text(job.started - job.created) or '0'
