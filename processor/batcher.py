@@ -1,7 +1,7 @@
-"""How many predictions go into one call, and how many may be claimed ahead. Pure: no clock, no I/O.
+"""How many predictions go into one call of the model, and how many are prefetched. Pure: no clock, no I/O.
 
-Batches fill by back-pressure: while one is computed the next collects, so low load adds no wait. A model that takes
-one input at a time is given runs of them, as long as a run stays short: it saves the hand-over, and nobody waits.
+Batches fill by backpressure: while one is computed the next collects, so that low load adds no wait. A model that
+takes one input at a time is sent runs of them, as long as a run is short: it saves round trips, and nobody waits.
 """
 
 from collections import deque
@@ -10,20 +10,20 @@ from common.store.claims import Job
 
 RUN_S = 0.005  # a run of single predictions lasts about this long
 RUN_MAX = 256
-AHEAD_S = 0.1  # above this, claiming ahead gains nothing and keeps predictions from an idle processor
+PREFETCH_LIMIT_S = 0.1  # above this, prefetching gains nothing and keeps predictions from an idle processor
 _WEIGHT = 0.2  # of the newest measurement in the moving average
 
 
-class Pace:
-    """What the model has shown of its speed: how many to hand over at once, and whether to claim ahead."""
+class BatchPolicy:
+    """How many predictions to send at once and how many to prefetch, by the speed that the model has shown."""
 
     def __init__(self, *, batch: bool, max_batch_size: int) -> None:
         self._batch = batch
         self._max_batch_size = max_batch_size
         self._call_s: float | None = None  # moving average: seconds per batch, or per single prediction
 
-    def measured(self, seconds: float, count: int) -> None:
-        """One hand-over of `count` predictions took `seconds`."""
+    def record(self, seconds: float, count: int) -> None:
+        """`count` predictions that were sent together took `seconds`."""
         sample = seconds if self._batch else seconds / count
         self._call_s = sample if self._call_s is None else self._call_s + _WEIGHT * (sample - self._call_s)
 
@@ -37,19 +37,19 @@ class Pace:
         return max(1, min(RUN_MAX, int(RUN_S / max(self._call_s, 1e-6))))
 
     @property
-    def ahead(self) -> int:
-        """How many may wait here, claimed, for a model process that is busy."""
+    def prefetch(self) -> int:
+        """How many may be claimed and wait here for a model process that is busy."""
         if self._call_s is None:
             return 0
         expected = self._call_s if self._batch else self._call_s * self.size
-        return self.size if expected <= AHEAD_S else 0
+        return self.size if expected <= PREFETCH_LIMIT_S else 0
 
 
 class Batcher:
     """Jobs that are claimed and wait for a model process, oldest first."""
 
-    def __init__(self, pace: Pace, *, max_wait_s: float) -> None:
-        self._pace = pace
+    def __init__(self, policy: BatchPolicy, *, max_wait_s: float) -> None:
+        self._policy = policy
         self._max_wait_s = max_wait_s
         self._waiting: deque[tuple[float, Job]] = deque()
 
@@ -63,13 +63,13 @@ class Batcher:
         """Seconds until a batch is due: 0 now, None if nothing waits."""
         if not self._waiting:
             return None
-        if len(self._waiting) >= self._pace.size:
+        if len(self._waiting) >= self._policy.size:
             return 0.0
         return max(0.0, self._waiting[0][0] + self._max_wait_s - now)
 
     def take(self) -> list[Job]:
         """The next batch."""
-        return [self._waiting.popleft()[1] for _ in range(min(self._pace.size, len(self._waiting)))]
+        return [self._waiting.popleft()[1] for _ in range(min(self._policy.size, len(self._waiting)))]
 
     def discard(self, job: Job) -> bool:
         """Take a job out that nobody wants any more; False if it does not wait here."""

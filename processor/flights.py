@@ -18,7 +18,7 @@ from common.settings import ProcessorSettings
 from common.store.claims import Job, Outcome
 from common.store.states import Fault, Status
 from processor import metrics
-from processor.batcher import Batcher, Pace
+from processor.batcher import Batcher, BatchPolicy
 from processor.model.frames import Item, Kind
 from processor.model.process import ModelDied, ModelProcess
 from processor.observer import Observer
@@ -59,8 +59,8 @@ class Flights:
         self.models = models
         self.idle = len(models)
         batch = models[0].batch
-        self._pace = Pace(batch=batch, max_batch_size=settings.max_batch_size)
-        self._batcher = Batcher(self._pace, max_wait_s=settings.max_batch_wait_ms / 1000 if batch else 0.0)
+        self._policy = BatchPolicy(batch=batch, max_batch_size=settings.max_batch_size)
+        self._batcher = Batcher(self._policy, max_wait_s=settings.max_batch_wait_ms / 1000 if batch else 0.0)
         self._observer = observer
         self._room = room
         self._finish = finish
@@ -70,14 +70,14 @@ class Flights:
 
     @property
     def free(self) -> int:
-        """How many predictions may be added now: what idle model processes can start, plus what may wait ahead."""
-        ahead = len(self.models) * self._pace.ahead
-        return self.idle * self._pace.size + ahead - len(self._batcher)
+        """How many predictions may be added now: what idle model processes can start, plus what is prefetched."""
+        prefetch = len(self.models) * self._policy.prefetch
+        return self.idle * self._policy.size + prefetch - len(self._batcher)
 
     @property
-    def ahead(self) -> int:
+    def prefetch(self) -> int:
         """How many may wait for each model process that is busy; 0 for a slow model."""
-        return self._pace.ahead
+        return self._policy.prefetch
 
     def add(self, jobs: list[Job]) -> None:
         """They wait for a model process."""
@@ -133,7 +133,7 @@ class Flights:
     async def _fly(self, model: ModelProcess, jobs: list[Job]) -> None:
         """One batch. If the model process dies, its jobs fly again one by one, so that the bad one fails alone."""
         self._flights[model] = flight = Flight(jobs)
-        spans = self._observer.handed_over(jobs)
+        spans = self._observer.dispatched(jobs)
         started = time.perf_counter()
         died = None
         try:
@@ -148,7 +148,7 @@ class Flights:
         spent = time.perf_counter() - started
         metrics.PREDICT_SECONDS.observe(spent)
         if died is None:
-            self._pace.measured(spent, len(jobs))
+            self._policy.record(spent, len(jobs))
         else:
             del self._flights[model]  # a late cancellation must not end the next process
             unanswered = jobs[flight.answered :]

@@ -56,8 +56,8 @@ class Observer:
         span = self._tracing.begin("process", "CONSUMER", job.trace, about)
         return span if span and span.is_recording() else None
 
-    def handed_over(self, jobs: list[Job]) -> "list[Span | None]":
-        """They are a model process's now; for each the span of that, None where its trace is not recorded."""
+    def dispatched(self, jobs: list[Job]) -> "list[Span | None]":
+        """They were sent to a model process; for each the span of that, None where its trace is not recorded."""
         metrics.BATCH_SIZE.observe(len(jobs))
         about = {"foretell.batch_size": len(jobs)}
         return [job.span and self._tracing.begin("predict", "INTERNAL", job.span, about) for job in jobs]

@@ -122,14 +122,14 @@ class Worker:
                 await asyncio.sleep(RETRY_S)
                 continue
             self._leases.heard(p)
-            if self._take_in(await self._without_surplus(jobs), reclaimed=reclaim):
-                await self._let_collect()
+            if self._accept(await self._release_surplus(jobs), reclaimed=reclaim):
+                await self._accumulate()
 
-    async def _without_surplus(self, jobs: list[Job]) -> list[Job]:
+    async def _release_surplus(self, jobs: list[Job]) -> list[Job]:
         """What there is room for, the rest given back. Several readers may each have asked for the same room; for a
         slow model, what waits here would keep it from an idle processor."""
         surplus = len(jobs) - max(self._free(), 0)
-        if surplus <= 0 or self._flights.ahead:
+        if surplus <= 0 or self._flights.prefetch:
             return jobs
         try:
             await self.claims.release(jobs[-surplus:])
@@ -137,7 +137,7 @@ class Worker:
             return jobs
         return jobs[:-surplus]
 
-    async def _let_collect(self) -> None:
+    async def _accumulate(self) -> None:
         """While every model process is busy, nobody waits for the next claim: let it find more. The jobs just
         claimed go first, too: their way to the model is what a waiting client feels."""
         await asyncio.sleep(0)
@@ -155,7 +155,7 @@ class Worker:
             return 0  # results cannot be recorded at the moment: take no more on
         return self._flights.free
 
-    def _take_in(self, jobs: list[Job], *, reclaimed: bool) -> bool:
+    def _accept(self, jobs: list[Job], *, reclaimed: bool) -> bool:
         """Whether there was anything new in it."""
         new = []
         for job in jobs:
@@ -163,7 +163,7 @@ class Worker:
             if old and (old.entry, old.attempt) == (job.entry, job.attempt):
                 continue  # the same delivery, seen twice because its first reply was lost
             if old:
-                self._unwanted(old)  # we were silent for a lease and took our own job over
+                self._abandon(old)  # we were silent for a lease and took our own job over
             self._in_hand[job.id] = job
             new.append(job)
         if new:
@@ -221,16 +221,16 @@ class Worker:
                         for prediction_id, _ in parse_announcement(payload) if payload else ():
                             job = self._in_hand.get(prediction_id)
                             if job:
-                                self._unwanted(job)
+                                self._abandon(job)
             except StoreUnavailable:
                 await asyncio.sleep(RETRY_S)  # a cancellation unheard is found by the next lease extension
 
     def _lost(self, job: Job) -> None:
         metrics.LEASES_LOST.inc()
         self._observer.about(job).warning("lost a lease: another processor has the prediction")
-        self._unwanted(job)
+        self._abandon(job)
 
-    def _unwanted(self, job: Job) -> None:
+    def _abandon(self, job: Job) -> None:
         """Nobody wants this job's result from us."""
         self._flights.cancel(job)
         self._drop(job)

@@ -21,7 +21,7 @@ from processor.service import serve as serve_processor
 
 def deaf_processor() -> None:
     """Cancelled and expired jobs run to their end. By itself this breaks no promise: the fence refuses the results."""
-    worker.Worker._unwanted = lambda self, job: None  # type: ignore[method-assign]
+    worker.Worker._abandon = lambda self, job: None  # type: ignore[method-assign]
 
 
 def unremoved_waiter() -> None:

@@ -1,26 +1,26 @@
-"""Batch sizes, the order of jobs, and what may be claimed ahead: pure, with a clock that is an argument."""
+"""Batch sizes, the order of jobs, and what is prefetched: pure, with a clock that is an argument."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.store.claims import Job
-from processor.batcher import AHEAD_S, RUN_MAX, RUN_S, Batcher, Pace
+from processor.batcher import PREFETCH_LIMIT_S, RUN_MAX, RUN_S, Batcher, BatchPolicy
 
 
 def job(number: int = 0) -> Job:
     return Job(str(number), 0, b"", 1, b"", 0)
 
 
-def batch_pace(size: int) -> Pace:
-    return Pace(batch=True, max_batch_size=size)
+def batch_pace(size: int) -> BatchPolicy:
+    return BatchPolicy(batch=True, max_batch_size=size)
 
 
-def settled(pace: Pace, seconds: float, count: int) -> Pace:
+def settled(policy: BatchPolicy, seconds: float, count: int) -> BatchPolicy:
     """After many hand-overs that took the same."""
     for _ in range(200):
-        pace.measured(seconds, count)
-    return pace
+        policy.record(seconds, count)
+    return policy
 
 
 class TestPace:
@@ -28,47 +28,47 @@ class TestPace:
         assert batch_pace(7).size == 7
 
     def test_a_single_model_gets_one_until_its_pace_is_known(self) -> None:
-        assert Pace(batch=False, max_batch_size=32).size == 1
+        assert BatchPolicy(batch=False, max_batch_size=32).size == 1
 
     @pytest.mark.parametrize("batch", [True, False])
-    def test_nothing_is_claimed_ahead_until_the_pace_is_known(self, batch: bool) -> None:
-        assert Pace(batch=batch, max_batch_size=32).ahead == 0
+    def test_nothing_is_prefetched_until_the_speed_is_known(self, batch: bool) -> None:
+        assert BatchPolicy(batch=batch, max_batch_size=32).prefetch == 0
 
     @pytest.mark.parametrize(
         ("call_s", "size"),
         [(1e-9, RUN_MAX), (RUN_S / 10.5, 10), (RUN_S / 1.5, 1), (RUN_S * 2, 1), (60.0, 1), (0.0, RUN_MAX)],
     )
     def test_a_run_lasts_about_run_s(self, call_s: float, size: int) -> None:
-        pace = settled(Pace(batch=False, max_batch_size=32), call_s * 4, 4)
-        assert pace.size == size
+        policy = settled(BatchPolicy(batch=False, max_batch_size=32), call_s * 4, 4)
+        assert policy.size == size
 
     @pytest.mark.parametrize("batch", [True, False])
-    def test_only_a_quick_model_is_claimed_ahead(self, batch: bool) -> None:
-        quick = settled(Pace(batch=batch, max_batch_size=32), AHEAD_S * 0.9, 1)
-        slow = settled(Pace(batch=batch, max_batch_size=32), AHEAD_S * 1.1, 1)
-        assert quick.ahead == quick.size
-        assert slow.ahead == 0
+    def test_only_for_a_quick_model_is_anything_prefetched(self, batch: bool) -> None:
+        quick = settled(BatchPolicy(batch=batch, max_batch_size=32), PREFETCH_LIMIT_S * 0.9, 1)
+        slow = settled(BatchPolicy(batch=batch, max_batch_size=32), PREFETCH_LIMIT_S * 1.1, 1)
+        assert quick.prefetch == quick.size
+        assert slow.prefetch == 0
 
     def test_a_model_that_becomes_slow_is_noticed(self) -> None:
-        pace = settled(Pace(batch=False, max_batch_size=32), 0.0001, 1)
-        assert pace.size > 1
-        settled(pace, 1.0, 1)
-        assert (pace.size, pace.ahead) == (1, 0)
+        policy = settled(BatchPolicy(batch=False, max_batch_size=32), 0.0001, 1)
+        assert policy.size > 1
+        settled(policy, 1.0, 1)
+        assert (policy.size, policy.prefetch) == (1, 0)
 
     def test_one_slow_call_among_quick_ones_soon_is_forgotten(self) -> None:
-        pace = settled(Pace(batch=True, max_batch_size=32), 0.001, 32)
-        pace.measured(10.0, 32)
-        assert pace.ahead == 0
-        settled(pace, 0.001, 32)
-        assert pace.ahead == 32
+        policy = settled(BatchPolicy(batch=True, max_batch_size=32), 0.001, 32)
+        policy.record(10.0, 32)
+        assert policy.prefetch == 0
+        settled(policy, 0.001, 32)
+        assert policy.prefetch == 32
 
     @given(st.booleans(), st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 1024)), max_size=20))
     def test_a_size_is_always_possible(self, batch: bool, measured: list[tuple[float, int]]) -> None:
-        pace = Pace(batch=batch, max_batch_size=32)
+        policy = BatchPolicy(batch=batch, max_batch_size=32)
         for seconds, count in measured:
-            pace.measured(seconds, count)
-            assert 1 <= pace.size <= (32 if batch else RUN_MAX)
-            assert pace.ahead in (0, pace.size)
+            policy.record(seconds, count)
+            assert 1 <= policy.size <= (32 if batch else RUN_MAX)
+            assert policy.prefetch in (0, policy.size)
 
 
 class TestBatcher:
