@@ -29,7 +29,7 @@ async def queue_jobs(session: Session, inputs: Sequence[bytes]) -> list[str]:
             Submission(*job) for job in zip(ids[at : at + GROUP], inputs[at : at + GROUP], strict=True)
         ]
         replies = await asyncio.gather(*map(jobs.submit, submissions))
-        words = {reply.word for reply in replies}
+        words = {reply.decision for reply in replies}
         if words != {"queued"}:
             raise JobsWrong(f"Jobs were not accepted: {words}.")
     return ids

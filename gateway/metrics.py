@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from common.metrics import Histogram
-from common.store.queue import Measure
+from common.store.queue import QueueStats
 
 #: OpenTelemetry's http.server.request.duration
 REQUEST_SECONDS = Histogram(
@@ -32,7 +32,7 @@ RELAY_RECONNECTS = Counter(
 class Queue(Collector):
     """The queue of the whole service, as it was when `measure` was last set; without one, only that Redis is away."""
 
-    measure: Measure | None = None
+    measure: QueueStats | None = None
     limit = 0
 
     def collect(self) -> Iterator[Metric]:

@@ -1,5 +1,6 @@
-"""The alarm clock: every process rings the job store's alarms (deadlines, delayed retries) when they are due, and
-learns on the way how full the queue is, how fast it drains, and whether the server is there. Whoever rings first does the work; the others find none.
+"""The alarm clock: every process rings the queue's alarms (deadlines, delayed retries) when they are due. Whoever rings
+first does the work, the others find none. On the way it learns how full the queue is, how fast it drains, and whether
+the server is there.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections import deque
 import structlog
 
 from common.errors import StoreUnavailable
-from common.store.queue import Queue, Tide
+from common.store.queue import Queue, QueueProgress
 
 log = structlog.get_logger("foretell")
 
@@ -33,15 +34,15 @@ class AlarmClock:
         while True:
             wait_s = TICK_S
             try:
-                tide = await self._queue.ring()
+                progress = await self._queue.ring()
             except StoreUnavailable as error:
                 self._finished.clear()
                 self._say(away=True, why=str(error))
             else:
                 self._say(away=False)
-                self._learn(tide, time.monotonic())
-                if tide.next_s is not None:
-                    wait_s = min(wait_s, tide.next_s)
+                self._learn(progress, time.monotonic())
+                if progress.next_s is not None:
+                    wait_s = min(wait_s, progress.next_s)
             await asyncio.sleep(wait_s)
 
     def _say(self, *, away: bool, why: str = "") -> None:
@@ -52,11 +53,11 @@ class AlarmClock:
             log.info("the job store is back")
         self._away = away
 
-    def _learn(self, tide: Tide, now: float) -> None:
-        self.unfinished = tide.unfinished
-        if self._finished and tide.finished < self._finished[-1][1]:
+    def _learn(self, progress: QueueProgress, now: float) -> None:
+        self.unfinished = progress.unfinished
+        if self._finished and progress.finished < self._finished[-1][1]:
             self._finished.clear()  # the server came back empty
-        self._finished.append((now, tide.finished))
+        self._finished.append((now, progress.finished))
         while now - self._finished[0][0] > WINDOW_S:
             self._finished.popleft()
 

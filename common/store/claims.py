@@ -52,7 +52,7 @@ class Job:
 
 class Outcome(NamedTuple):
     """What became of one attempt: a JSON result, or a JSON sentence and why. `given_up`: the last attempt of several,
-    kept among the dead with its `traceback`."""
+    kept as a dead letter with its `traceback`."""
 
     status: Status
     payload: bytes
@@ -133,7 +133,7 @@ class Claims:
             kept = await _EXTEND(self._session.link("lease", p), p, self._session.name, *args)
             return [job for job, mine in zip(part, kept, strict=True) if not mine]
 
-        return [job for lost in await _together(extend, _parts(jobs)) for job in lost]
+        return [job for lost in await _gather(extend, _parts(jobs)) for job in lost]
 
     async def finish(self, outcomes: Sequence[tuple[Job, Outcome]]) -> list[bool]:
         """Record outcomes and tell whoever waits. False: refused, another attempt owns the job or it was cancelled."""
@@ -149,7 +149,7 @@ class Claims:
             return {job.id: bool(mine) for job, mine in zip(part, replies, strict=True)}
 
         recorded: dict[str, bool] = {}
-        for part in await _together(finish, _parts(job for job, _ in outcomes)):
+        for part in await _gather(finish, _parts(job for job, _ in outcomes)):
             recorded |= part
         return [recorded[job.id] for job, _ in outcomes]
 
@@ -192,7 +192,7 @@ class Claims:
             args = [f for job in part for f in (job.id, job.entry, job.attempt, counted, delays[job.id][1])]
             await _RELEASE(self._session.link("control", p), p, self._session.name, *args)
 
-        await _together(release, _parts(job for job, _ in delays.values()))
+        await _gather(release, _parts(job for job, _ in delays.values()))
 
     async def _repaired(self, p: int, error: Exception) -> Exception:
         """The error to raise; a missing group (an empty server came back) is made again first."""
@@ -209,7 +209,7 @@ def _started_jobs(p: int, reply: list[Any]) -> list[Job]:
     ]
 
 
-async def _together(
+async def _gather(
     call: Callable[[int, list[Job]], Awaitable[Any]], parts: Iterator[tuple[int, list[Job]]]
 ) -> list[Any]:
     """The results of all calls, made at the same time. Usually there is one, which needs no task."""

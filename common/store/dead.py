@@ -1,4 +1,4 @@
-"""Jobs that were given up, kept for the people who run the service: list, revive, forget."""
+"""Dead letters: jobs that were given up, kept for the people who run the service."""
 
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ PAGE_BYTES = 1 << 20
 _REVIVE = Script("revive")
 
 
-class Dead(NamedTuple):
-    """A job that was given up, `given_up_ms` after the epoch. `place` is where it lies among the dead; `input` and
-    `error` are JSON texts, `processor` the last that had it."""
+class DeadLetter(NamedTuple):
+    """A job that was given up, `given_up_ms` after the epoch. `cursor` is its place among the dead letters; `input`
+    and `error` are JSON texts, `processor` is the last that had it."""
 
-    place: str
+    cursor: str
     given_up_ms: int
     id: str
     input: bytes
@@ -30,10 +30,10 @@ class DeadLetters:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def list(self, count: int, *, after: str = "") -> list[Dead]:
-        """At most `count` of them and about PAGE_BYTES, newest first in each partition, from behind the `place` of the
-        last one that is known."""
-        found: list[Dead] = []
+    async def list(self, count: int, *, after: str = "") -> list[DeadLetter]:
+        """At most `count` of them and about PAGE_BYTES, newest first in each partition, from behind the `cursor` of
+        the last one that is known."""
+        found: list[DeadLetter] = []
         first, _, last = after.partition("-")
         size = 0
         for p in range(int(first or 0), self._session.partitions):
@@ -45,8 +45,8 @@ class DeadLetters:
                     raise translate(error) from error
                 if not entries:
                     break
-                found.append(_dead(p, *entries[0]))
-                last = found[-1].place.partition("-")[2]
+                found.append(_dead_letter(p, *entries[0]))
+                last = found[-1].cursor.partition("-")[2]
                 size += len(found[-1].input)
                 if len(found) == count or size > PAGE_BYTES:
                     return found
@@ -54,22 +54,23 @@ class DeadLetters:
         return found
 
     async def revive(self, prediction_id: str) -> str:
-        """Queue a job again; one word: "queued", "unknown", "known" (it is not failed: somebody submitted it again) or
-        "full"."""
+        """Queue its job again; "queued", "unknown", "known" (it is not failed: somebody submitted it again) or "full"."""
         p = self._session.partition_of(prediction_id)
         limit = self._session.queue_limit(p)
         reply: bytes = await _REVIVE(self._session.link("control", p), p, prediction_id, limit)
         return reply.decode()
 
     async def forget(self, prediction_id: str) -> bool:
-        """Take a job out; False if it is not there."""
+        """Delete a dead letter; False if there is none."""
         p = self._session.partition_of(prediction_id)
         reply: bytes = await _REVIVE(self._session.link("control", p), p, prediction_id, "")
         return reply == b"forgotten"
 
 
-def _dead(partition: int, entry: bytes, fields: list[bytes]) -> Dead:
+def _dead_letter(partition: int, entry: bytes, fields: list[bytes]) -> DeadLetter:
     _, id_, _, input_, _, error, _, attempts, _, processor, _, traceback = fields
     ms = int(entry.partition(b"-")[0])
-    place = f"{partition}-{entry.decode()}"
-    return Dead(place, ms, id_.decode(), input_, error, int(attempts), processor.decode(), traceback.decode())
+    cursor = f"{partition}-{entry.decode()}"
+    return DeadLetter(
+        cursor, ms, id_.decode(), input_, error, int(attempts), processor.decode(), traceback.decode()
+    )

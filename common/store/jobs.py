@@ -30,8 +30,8 @@ _CANCEL = Script("cancel")
 
 
 class Submission(NamedTuple):
-    """A job to be: `input` is JSON text; `watch` tells this process its end; past `deadline_us` from now it expires;
-    `key` is the digest of an Idempotency-Key, `trace` the request's trace context (see `common.tracing`)."""
+    """A job to be: `input` is JSON text; with `watch` this process is notified of its end; it expires `deadline_us` from
+    now; `key` is the digest of an Idempotency-Key, `trace` the request's trace context (see `common.tracing`)."""
 
     id: str
     input: bytes
@@ -41,12 +41,12 @@ class Submission(NamedTuple):
     trace: str = ""
 
 
-class Submitted(NamedTuple):
-    """`word` is "queued", "known" (same id or key, same input: nothing done), "conflict" or "full"; `id` is that of
+class SubmitReply(NamedTuple):
+    """`decision` is "queued", "known" (same id or key, same input: nothing done), "conflict" or "full"; `id` is that of
     the first submission if the key is known. Not `durable`: it did not get as far as `durability` asks in time, so it
     may run, but a fault of the server now could lose it."""
 
-    word: str
+    decision: str
     id: str
     durable: bool = True
 
@@ -63,13 +63,13 @@ class Jobs:
         ]
         self._watches = [GroupCommit(partial(self._watch, p)) for p in partitions]
 
-    def submit(self, submission: Submission) -> asyncio.Future[Submitted]:
+    def submit(self, submission: Submission) -> asyncio.Future[SubmitReply]:
         """An id that comes with a key must be in the partition of that key: see `keys.partition_of_key`."""
         return self._submits[self._session.partition_of(submission.id)].call(submission)
 
     def watch(self, prediction_id: str, *, changes: bool = False) -> asyncio.Future[JobState | None]:
-        """The state now (None: unknown) and, if it is not final, word to this process's channel of the final one;
-        with `changes`, of every one."""
+        """The state now (None: unknown). If it is not final, this process is notified of the final one; with `changes`, of
+        every one."""
         watcher = ("+" if changes else "") + self._session.name
         return self._watches[self._session.partition_of(prediction_id)].call((prediction_id, watcher))
 
@@ -78,14 +78,14 @@ class Jobs:
         return self._watches[self._session.partition_of(prediction_id)].call((prediction_id, ""))
 
     async def cancel(self, prediction_id: str, sentence: str, *, only_mine: bool = False) -> str:
-        """One word: "cancelled", "finished" (too late), "unknown", or "watched" (with `only_mine`: others wait for it)."""
+        """One of "cancelled", "finished" (too late), "unknown", or "watched" (with `only_mine`: others wait for it)."""
         p = self._session.partition_of(prediction_id)
         only = self._session.name if only_mine else ""
         args = (prediction_id, orjson.dumps(sentence), self._session.result_ttl_s, only)
         reply: bytes = await _CANCEL(self._session.link("control", p), p, *args)
         return reply.decode()
 
-    async def _submit(self, p: int, submissions: list[Submission]) -> list[Submitted]:
+    async def _submit(self, p: int, submissions: list[Submission]) -> list[SubmitReply]:
         args: list[Any] = [self._session.queue_limit(p), self._session.name]
         for s in submissions:
             deadline_us = "" if s.deadline_us is None else s.deadline_us
@@ -97,8 +97,8 @@ class Jobs:
         else:
             replies, reached = await _SUBMIT(link, p, *args, then=[self._wait])
             durable = bool(reached[0] if isinstance(reached, list) else reached)
-        words = iter(map(bytes.decode, replies))
-        return [Submitted(word, id_, durable) for word, id_ in zip(words, words, strict=True)]
+        texts = iter(map(bytes.decode, replies))
+        return [SubmitReply(decision, id_, durable) for decision, id_ in zip(texts, texts, strict=True)]
 
     async def _watch(self, p: int, looks: list[tuple[str, str]]) -> list[JobState | None]:
         args = [field for look in looks for field in look]

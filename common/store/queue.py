@@ -23,18 +23,17 @@ _RING = Script("ring")
 _MEASURE = Script("measure")
 
 
-class Tide(NamedTuple):
-    """What `ring` found: seconds until the next alarm (None: there is none), jobs waiting and running, and all that
-    were ever finished."""
+class QueueProgress(NamedTuple):
+    """Seconds until the next alarm (None: there is none), jobs that wait or run, and jobs that ever finished."""
 
     next_s: float | None
     unfinished: int
     finished: int
 
 
-class Measure(NamedTuple):
-    """The queue now: jobs `unfinished` (waiting and `running`), `dead`, processors in the group, seconds that the next
-    in line has waited (None: none waits). Since the server was empty: jobs by final state, and jobs given up."""
+class QueueStats(NamedTuple):
+    """The queue now: jobs `unfinished` (waiting and `running`), dead letters, processors in the group, seconds that the
+    next job in line has waited (None: none waits). Since the server was empty: jobs by final state, and jobs given up."""
 
     unfinished: int
     running: int
@@ -94,28 +93,29 @@ class Queue:
 
     async def prepare_when_up(self, stop: asyncio.Event) -> bool:
         """`prepare`, again and again while the server is away; False if `stop` is set first."""
-        told = False
+        warned = False
         while not stop.is_set():
             try:
                 await self.prepare()
                 return True
             except StoreUnavailable as error:
-                if not told:
+                if not warned:
                     log.warning("waiting for the server", error=str(error))
-                    told = True
+                    warned = True
                 await asyncio.sleep(RETRY_S)
         return False
 
-    async def ring(self) -> Tide:
+    async def ring(self) -> QueueProgress:
         """Do what is due: expire jobs past their deadline, queue retries whose time has come."""
         link, ttl_s = self._session.link, self._session.result_ttl_s
-        tides = await self._session.on_every_partition(
+        replies = await self._session.on_every_partition(
             lambda p: _RING(link("control", p), p, ttl_s, RING_JOBS)
         )
-        alarms = [int(next_us) / 1e6 for next_us, _, _ in tides if next_us]
-        return Tide(min(alarms, default=None), sum(tide[1] for tide in tides), sum(tide[2] for tide in tides))
+        alarms = [int(next_us) / 1e6 for next_us, _, _ in replies if next_us]
+        _, unfinished, finished = zip(*replies, strict=True)
+        return QueueProgress(min(alarms, default=None), sum(unfinished), sum(finished))
 
-    async def measure(self) -> Measure:
+    async def measure(self) -> QueueStats:
         """The state of the queue, all partitions together; it changes nothing."""
         link = self._session.link
         parts = await self._session.on_every_partition(lambda p: _MEASURE(link("control", p), p))
@@ -123,7 +123,7 @@ class Queue:
         waited = [int(us) / 1e6 for us in oldest if us]
         statuses = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.EXPIRED)
         finished = {status: sum(numbers) for status, numbers in zip(statuses, ended, strict=True)}
-        return Measure(
+        return QueueStats(
             sum(unfinished),
             sum(running),
             sum(dead),

@@ -7,7 +7,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from common.store import keys
-from common.store.dead import Dead
+from common.store.dead import DeadLetter
 from common.store.states import Status
 from gateway.answers import accepted_body, answer, status_header
 from gateway.errors import HttpError, queue_full
@@ -31,12 +31,12 @@ class DeadPredictions:
         self._gateway.check_started()
         limit, after = _read_page(scope)
         dead = await self._gateway.dead_letters.list(limit, after=after)
-        following = dead[-1].place if dead else None
+        following = dead[-1].cursor if dead else None
         body = {"dead": [_described(one) for one in dead], "next": following}
         await answer(scope, send, 200, orjson.dumps(body), [])
 
 
-def _described(dead: Dead) -> dict[str, object]:
+def _described(dead: DeadLetter) -> dict[str, object]:
     return {
         "prediction_id": dead.id,
         "given_up_at": dead.given_up_ms / 1000,  # seconds since the epoch

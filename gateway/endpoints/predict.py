@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from common.json_text import input_of, same_value
 from common.store import keys
-from common.store.jobs import Submission, Submitted
+from common.store.jobs import Submission, SubmitReply
 from common.store.states import Fault, JobState, Status
 from gateway.answers import Headers, accepted_body, answer, prediction_body, status_header, sync_body
 from gateway.errors import ALREADY_FINISHED, CODE_OF_FAULT, NOT_FOUND, HttpError, queue_full
@@ -63,11 +63,11 @@ class Predictions:
         state: JobState | Ending | bool | None = None
         with FinalState(self._gateway, prediction_id) as final:
             submitted = await self._submit(request)
-            if submitted.word == "queued" and request.watch:
+            if submitted.decision == "queued" and request.watch:
                 final.known()
                 state = await self._wait(final, receive, wishes)
         prediction_id = seen.prediction_id = submitted.id
-        if submitted.word == "known" and request.watch:
+        if submitted.decision == "known" and request.watch:
             state = await self._join(prediction_id, receive, wishes)
         headers = _id_headers(prediction_id)
         if wishes.applied:
@@ -76,7 +76,7 @@ class Predictions:
             await _answer_final(scope, send, prediction_id, input_, state, headers)
         elif state is None and wishes.then_202:
             now = None
-            if submitted.word == "known" or request.watch:  # it has had the time to start
+            if submitted.decision == "known" or request.watch:  # it has had the time to start
                 now = await self._gateway.jobs.read(prediction_id)
             headers.append(status_header(now.status if now else Status.QUEUED))
             await answer(scope, send, 202, accepted_body(prediction_id), headers)
@@ -93,12 +93,12 @@ class Predictions:
             # the client is gone, and nobody else wants it
             await self._gateway.jobs.cancel(prediction_id, CANCELLED_HUNG_UP, only_mine=True)
 
-    async def _submit(self, submission: Submission) -> Submitted:
+    async def _submit(self, submission: Submission) -> SubmitReply:
         """Queued or known. Raises HttpError 422, 429, and 503 if it is not as safe as it should be."""
         submitted = await self._gateway.jobs.submit(submission)
-        if submitted.word == "full":
+        if submitted.decision == "full":
             raise queue_full(self._gateway.clock.retry_after_s())
-        if submitted.word == "conflict":
+        if submitted.decision == "conflict":
             known = await self._gateway.jobs.read(submitted.id)
             if known is None:  # its time was over in between: the id is free
                 return await self._submit(submission)
@@ -106,7 +106,7 @@ class Predictions:
                 which = "Idempotency-Key" if submission.key else "prediction ID"
                 sentence = f"This {which} was used with another input: use a new one."
                 raise HttpError(422, sentence, prediction_id=submitted.id)
-            submitted = submitted._replace(word="known")
+            submitted = submitted._replace(decision="known")
         if not submitted.durable:
             sentence = (
                 "The prediction is queued but not yet as safe as DURABILITY asks: it may still run, "

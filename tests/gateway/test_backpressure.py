@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from common.store.alarm_clock import RETRY_AFTER_S, AlarmClock
-from common.store.queue import Queue, Tide
+from common.store.queue import Queue, QueueProgress
 from common.store.session import Session
 from tests.conftest import eventually
 from tests.contract.conftest import PATIENT
@@ -98,7 +98,7 @@ def learned(*tides: tuple[float, int, int]) -> AlarmClock:
     """A clock that has seen (time, unfinished, finished so far)."""
     clock = AlarmClock(Queue(Session("redis://127.0.0.1:1/0", name="nobody")))
     for time, unfinished, finished in tides:
-        clock._learn(Tide(None, unfinished, finished), time)
+        clock._learn(QueueProgress(None, unfinished, finished), time)
     return clock
 
 

@@ -83,7 +83,7 @@ class World:
 
     async def submit(self, *, watch: bool = True) -> str:
         prediction_id = next(self.gateway.ids)
-        assert (await self.jobs.submit(Submission(prediction_id, b"1", watch))).word == "queued"
+        assert (await self.jobs.submit(Submission(prediction_id, b"1", watch))).decision == "queued"
         return prediction_id
 
     async def finish(self, outcome: Outcome = DONE) -> None:

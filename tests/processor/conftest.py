@@ -95,7 +95,7 @@ class Client:
         ids = list(islice(keys.new_ids(self.store.partitions), len(inputs)))
         submissions = [Submission(i, orjson.dumps(value)) for i, value in zip(ids, inputs, strict=True)]
         replies = await asyncio.gather(*map(self.store.jobs.submit, submissions))
-        assert {reply.word for reply in replies} == {"queued"}
+        assert {reply.decision for reply in replies} == {"queued"}
         return ids
 
     async def state(self, prediction_id: str) -> JobState:

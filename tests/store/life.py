@@ -24,7 +24,7 @@ def new_id(partitions: int = 1) -> str:
 
 async def submitted(gateway: Store, input_: bytes = b"1", *, watch: bool = False) -> str:
     prediction_id = new_id(gateway.partitions)
-    assert (await gateway.jobs.submit(Submission(prediction_id, input_, watch))).word == "queued"
+    assert (await gateway.jobs.submit(Submission(prediction_id, input_, watch))).decision == "queued"
     return prediction_id
 
 

@@ -68,7 +68,7 @@ async def submit(gateway: Store, some: list[str], **more: Any) -> None:
     words = await asyncio.gather(
         *[gateway.jobs.submit(Submission(i, b"1", watch=True, **more)) for i in some]
     )
-    assert {submitted.word for submitted in words} == {"queued"}
+    assert {submitted.decision for submitted in words} == {"queued"}
 
 
 async def claim_all(processor: Processor, count: int) -> list[Any]:

@@ -130,7 +130,9 @@ class Interleavings(RuleBasedStateMachine):
 
     async def _submit(self, prediction_id: str, input_: bytes, watch: bool, late: bool = False) -> str:
         deadline_us = 1 if late else 3600_000_000
-        return (await self.gateway.jobs.submit(Submission(prediction_id, input_, watch, deadline_us))).word
+        return (
+            await self.gateway.jobs.submit(Submission(prediction_id, input_, watch, deadline_us))
+        ).decision
 
     @rule(watch=st.booleans(), late=st.sampled_from([False, False, True]))
     def submit(self, watch: bool, late: bool) -> None:

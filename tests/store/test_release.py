@@ -53,10 +53,10 @@ class TestRetry:
         job = await a.claim_one()
         await a.store.claims.retry([(job, 3600.0)])
         assert await status(gateway, prediction_id) == Status.QUEUED
-        tide = await gateway.queue.ring()
-        assert tide.unfinished == 1
-        assert tide.next_s is not None
-        assert 3590 < tide.next_s <= 3600
+        progress = await gateway.queue.ring()
+        assert progress.unfinished == 1
+        assert progress.next_s is not None
+        assert 3590 < progress.next_s <= 3600
         assert await b.claim() == []
         ring_now(raw, prediction_id)
         assert (await gateway.queue.ring()).next_s is None
@@ -78,9 +78,9 @@ class TestRetry:
         prediction_id = new_id()
         await gateway.jobs.submit(Submission(prediction_id, b"1", deadline_us=60_000_000))
         await a.store.claims.retry([(await a.claim_one(), 3600.0)])
-        tide = await gateway.queue.ring()
-        assert tide.next_s is not None
-        assert tide.next_s <= 60
+        progress = await gateway.queue.ring()
+        assert progress.next_s is not None
+        assert progress.next_s <= 60
         pass_deadline(raw, prediction_id)
         await gateway.queue.ring()
         assert await status(gateway, prediction_id) == Status.EXPIRED

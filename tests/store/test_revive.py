@@ -46,7 +46,7 @@ class TestDead:
     async def test_pages_go_from_the_newest_back(self, gateway: Store, a: Processor) -> None:
         ids = [await self.dead_letter(gateway, a) for _ in range(5)]
         first = await gateway.dead_letters.list(3)
-        second = await gateway.dead_letters.list(3, after=first[-1].place)
+        second = await gateway.dead_letters.list(3, after=first[-1].cursor)
         assert [dead.id for dead in [*first, *second]] == ids[::-1]
 
     async def test_it_lives_again_under_its_id(self, gateway: Store, a: Processor, raw: Any) -> None:
@@ -108,7 +108,7 @@ class TestDead:
         place = ""
         while page := await gateway.dead_letters.list(10, after=place):
             assert len(page) == 1  # a page is bounded in bytes too
-            place = page[-1].place
+            place = page[-1].cursor
             found.append(page[-1].id)
         assert 5 <= len(found) < 9
         assert found == ids[: -len(found) - 1 : -1]

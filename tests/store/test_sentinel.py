@@ -84,7 +84,7 @@ async def announced(gateway: Store, ids: set[str]) -> None:
 async def submitted(gateway: Store, prediction_id: str) -> bool:
     try:
         submission = Submission(prediction_id, b"1", watch=True)
-        return (await gateway.jobs.submit(submission)).word in ("queued", "known")
+        return (await gateway.jobs.submit(submission)).decision in ("queued", "known")
     except StoreUnavailable:
         return False
 

@@ -26,7 +26,7 @@ SUBMISSION = Submission(next(keys.new_ids(1)), b"1")
 
 async def everything(gateway: Store, processor: Processor) -> dict[str, Callable[[], Awaitable[Any]]]:
     """Each method of the store that asks the server, on a job that `processor` has."""
-    assert (await gateway.jobs.submit(SUBMISSION)).word in ("queued", "known")
+    assert (await gateway.jobs.submit(SUBMISSION)).decision in ("queued", "known")
     job = await processor.claim_one()
     store = processor.store
     return {
@@ -147,7 +147,7 @@ class TestAServerThatIsWrong:
         assert (await gateway.queue.ring()).unfinished == 0
         config("maxmemory", 0)
         assert await gateway.jobs.read(SUBMISSION.id) is None
-        assert (await gateway.jobs.submit(SUBMISSION)).word == "queued"
+        assert (await gateway.jobs.submit(SUBMISSION)).decision == "queued"
 
     @pytest.fixture
     def url_of(self, raw: Any, redis_url: str) -> Iterator[Callable[[str], str]]:
@@ -186,7 +186,7 @@ class TestAServerThatIsAway:
                 async with asyncio.timeout(2):
                     await call()
         own.start()
-        assert (await calls["submit"]()).word == "known"
+        assert (await calls["submit"]()).decision == "known"
         assert await calls["extend"]() == []
         assert await calls["finish"]() == [True]
         assert (await gateway.queue.ring()).unfinished == 0
@@ -199,7 +199,7 @@ class TestAServerThatIsAway:
         await asyncio.sleep(0)
         own.start()
         assert await waiting is True
-        assert (await gateway.jobs.submit(SUBMISSION)).word == "queued"
+        assert (await gateway.jobs.submit(SUBMISSION)).decision == "queued"
 
     async def test_a_start_that_waits_can_be_stopped(
         self, own: EmbeddedServer, open_store: MakeStore
@@ -223,7 +223,7 @@ class TestAServerThatIsAway:
         with pytest.raises(StoreUnavailable):
             await impatient.jobs.submit(SUBMISSION)
         own.send_signal(signal.SIGCONT)
-        assert (await gateway.jobs.submit(SUBMISSION)).word in ("queued", "known")
+        assert (await gateway.jobs.submit(SUBMISSION)).decision in ("queued", "known")
         assert (await gateway.queue.ring()).unfinished == 1
 
 

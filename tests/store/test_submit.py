@@ -30,37 +30,37 @@ class TestSubmit:
     async def test_the_same_again_changes_nothing(self, gateway: Store, a: Processor) -> None:
         same = Submission(new_id(), b"1")
         replies = await asyncio.gather(gateway.jobs.submit(same), gateway.jobs.submit(same))
-        words = [reply.word for reply in [*replies, await gateway.jobs.submit(same)]]
+        words = [reply.decision for reply in [*replies, await gateway.jobs.submit(same)]]
         assert words == ["queued", "known", "known"]
         job = await a.claim_one()
-        assert (await gateway.jobs.submit(same)).word == "known"
+        assert (await gateway.jobs.submit(same)).decision == "known"
         await a.store.claims.finish([(job, DONE)])
-        assert (await gateway.jobs.submit(same)).word == "known"
+        assert (await gateway.jobs.submit(same)).decision == "known"
         assert (await gateway.queue.ring()).unfinished == 0
 
     async def test_another_input_under_the_same_id_conflicts(self, gateway: Store) -> None:
         prediction_id = await submitted(gateway, b"1")
-        assert (await gateway.jobs.submit(Submission(prediction_id, b"2"))).word == "conflict"
+        assert (await gateway.jobs.submit(Submission(prediction_id, b"2"))).decision == "conflict"
         assert await gateway.jobs.read(prediction_id) == JobState(Status.QUEUED, b"1")
 
     async def test_a_full_queue_takes_exactly_its_limit(self, make_store: MakeStore, a: Processor) -> None:
         gateway = make_store("gate", max_queue=3 * a.store.partitions)
         ids = list(islice(keys.new_ids(1), 5))
         replies = await asyncio.gather(*[gateway.jobs.submit(Submission(i, b"1")) for i in ids])
-        assert [reply.word for reply in replies] == ["queued", "queued", "queued", "full", "full"]
+        assert [reply.decision for reply in replies] == ["queued", "queued", "queued", "full", "full"]
         assert await gateway.jobs.read(ids[3]) is None
-        assert (await gateway.jobs.submit(Submission(ids[0], b"1"))).word == "known"
+        assert (await gateway.jobs.submit(Submission(ids[0], b"1"))).decision == "known"
         (job,) = await a.claim(1)  # running jobs count too
-        assert (await gateway.jobs.submit(Submission(ids[3], b"1"))).word == "full"
+        assert (await gateway.jobs.submit(Submission(ids[3], b"1"))).decision == "full"
         await a.store.claims.finish([(job, DONE)])
-        assert (await gateway.jobs.submit(Submission(ids[3], b"1"))).word == "queued"
+        assert (await gateway.jobs.submit(Submission(ids[3], b"1"))).decision == "queued"
 
     async def test_many_at_once_make_few_calls(self, gateway: Store, raw: Any) -> None:
         await submitted(gateway)  # the script is loaded
         raw.config_resetstat()
         ids = list(islice(keys.new_ids(gateway.partitions), 200))
         replies = await asyncio.gather(*[gateway.jobs.submit(Submission(i, b"1")) for i in ids])
-        assert {reply.word for reply in replies} == {"queued"}
+        assert {reply.decision for reply in replies} == {"queued"}
         stats = raw.info("commandstats")
         assert sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval")) <= (
             2 * gateway.partitions
@@ -95,5 +95,5 @@ class TestIdempotencyKey:
     async def test_the_same_key_twice_at_once_is_one_job(self, gateway: Store) -> None:
         same = [Submission(new_id(), b"1", key="c" * 32) for _ in range(3)]
         replies = await asyncio.gather(*[gateway.jobs.submit(one) for one in same])
-        assert [reply.word for reply in replies] == ["queued", "known", "known"]
+        assert [reply.decision for reply in replies] == ["queued", "known", "known"]
         assert {reply.id for reply in replies} == {same[0].id}
