@@ -1,7 +1,7 @@
 """`/ws/predict/{id}`: the state now, then one frame per change, then close 1000.
 
 A frame is text, one JSON object. The client has nothing to say: what it sends is ignored up to MAX_MESSAGES
-(then 1008); a message above `common.http.server.WS_MAX_BYTES` is refused by the protocol (1009).
+(then 1008); a message above `common.http.websocket_protocol.WS_MAX_BYTES` is refused by the protocol (1009).
 
 Ten thousand of them are idle most of the time, so an idle one is one task, which waits for the client to leave; the
 task that sends lives only while there is something to send. Clients that do not read are `common.http.slow_readers`' work.

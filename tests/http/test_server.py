@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from common.http import server as server_module
-from common.http.server import _WholeAnswers, bind, make_server
+from common.http import http_protocol, server_state
+from common.http.http_protocol import CoalescedWrites
+from common.http.server import bind, make_server
 from tests.conftest import eventually
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
@@ -38,7 +39,7 @@ class Wire:
 
 async def wrapped() -> tuple[Wire, Any]:
     wire = Wire()
-    return wire, _WholeAnswers(wire, asyncio.get_running_loop())  # type: ignore[arg-type]
+    return wire, CoalescedWrites(wire, asyncio.get_running_loop())  # type: ignore[arg-type]
 
 
 async def test_head_and_body_are_one_write() -> None:
@@ -186,9 +187,9 @@ class TestPatience:
 
     @pytest.fixture(autouse=True)
     def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(server_module, "HEAD_S", 0.2)
-        monkeypatch.setattr(server_module, "BODY_S", 0.4)
-        monkeypatch.setattr(server_module, "SWEEP_S", 0.02)
+        monkeypatch.setattr(http_protocol, "HEAD_S", 0.2)
+        monkeypatch.setattr(http_protocol, "BODY_S", 0.4)
+        monkeypatch.setattr(server_state, "SWEEP_S", 0.02)
 
     @pytest.mark.parametrize(
         "begun",
