@@ -1,8 +1,6 @@
 """`/predict` and `/predict/{id}`: plain ASGI endpoints, because Request and Response objects cost a fifth of the CPU
 of a prediction here. A sync prediction is one call to the store (submit) and one line heard by the relay."""
 
-import asyncio
-
 import orjson
 from starlette.types import Receive, Scope, Send
 
@@ -15,6 +13,7 @@ from gateway.errors import ALREADY_FINISHED, CODE_OF_FAULT, NOT_FOUND, HttpError
 from gateway.gateway import Gateway
 from gateway.relay import Ending
 from gateway.requests import Wishes, read_body, read_wait, read_wishes
+from gateway.waiter import Waiter
 
 #: Watching for a client that hangs up costs a task; a prediction done within this time does without.
 PATIENCE_S = 0.1
@@ -61,11 +60,11 @@ class Predictions:
         watch = wishes.wait_s != 0
         request = Submission(prediction_id, input_, watch, wishes.deadline_us, wishes.key, seen.trace)
         state: JobState | Ending | bool | None = None
-        with FinalState(self._gateway, prediction_id) as final:
+        with Waiter(self._gateway, prediction_id) as waiter:
             submitted = await self._submit(request)
             if submitted.decision == "queued" and request.watch:
-                final.known()
-                state = await self._wait(final, receive, wishes)
+                waiter.known()
+                state = await self._wait(waiter, receive, wishes)
         prediction_id = seen.prediction_id = submitted.id
         if submitted.decision == "known" and request.watch:
             state = await self._join(prediction_id, receive, wishes)
@@ -117,27 +116,27 @@ class Predictions:
         return submitted
 
     async def _wait(
-        self, final: "FinalState", receive: Receive, wishes: Wishes
+        self, waiter: Waiter, receive: Receive, wishes: Wishes
     ) -> JobState | Ending | bool | None:
         """The final state, None when the time is up, False if the client hangs up."""
         wait_s = self._wait_s if wishes.wait_s is None else min(wishes.wait_s, self._wait_s)
-        news = await final.wait(min(wait_s, PATIENCE_S))
+        news = await waiter.wait(min(wait_s, PATIENCE_S))
         if news is None and wait_s > PATIENCE_S:
-            return await final.wait_while_connected(receive, wait_s - PATIENCE_S)
+            return await waiter.wait_while_connected(receive, wait_s - PATIENCE_S)
         return news
 
     async def _join(
         self, prediction_id: str, receive: Receive, wishes: Wishes
     ) -> JobState | Ending | bool | None:
         """What `_wait` gives, for a prediction that was submitted before."""
-        with FinalState(self._gateway, prediction_id) as final:
+        with Waiter(self._gateway, prediction_id) as waiter:
             now = await self._gateway.jobs.watch(prediction_id)
             if now is None:
                 return Ending.LOST
             if now.final:
                 return now
-            final.known()
-            return await self._wait(final, receive, wishes)
+            waiter.known()
+            return await self._wait(waiter, receive, wishes)
 
 
 def _id_headers(prediction_id: str) -> Headers:
@@ -165,64 +164,6 @@ def _sync_error(code: int, sentence: str, prediction_id: str, headers: Headers) 
     if code == 503:
         more["Retry-After"] = "1"
     return HttpError(code, sentence, prediction_id=prediction_id, headers=more)
-
-
-class FinalState:
-    """Waits for the final state of one prediction, from inside a `with` block that has the relay listen."""
-
-    def __init__(self, gateway: Gateway, prediction_id: str) -> None:
-        self._gateway = gateway
-        self._id = prediction_id
-        self._news: JobState | Ending | None = None
-        self._wake_up: asyncio.Future[None] | None = None
-
-    def __enter__(self) -> "FinalState":
-        self._waiting = self._gateway.relay.add(self._id, self.tell)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._gateway.relay.remove(self._id, self.tell)
-
-    def known(self) -> None:
-        """The store has the prediction: from now on it may be looked up, and be found lost."""
-        self._waiting.known = True
-
-    def tell(self, news: JobState | Ending) -> None:
-        if self._news is None and (isinstance(news, Ending) or news.final):
-            self._news = news
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._wake_up is not None and not self._wake_up.done():
-            self._wake_up.set_result(None)
-
-    async def wait(self, seconds: float) -> JobState | Ending | None:
-        """The final state, or None when the time is up."""
-        if self._news is None:
-            loop = asyncio.get_running_loop()
-            self._wake_up = loop.create_future()
-            timer = loop.call_later(seconds, self._wake)
-            try:
-                await self._wake_up
-            finally:
-                timer.cancel()
-        return self._news
-
-    async def wait_while_connected(self, receive: Receive, seconds: float) -> JobState | Ending | bool | None:
-        """Like `wait`; False if the client hangs up first."""
-        hung_up = asyncio.create_task(_disconnect(receive), name="client hangs up")
-        waiting = asyncio.create_task(self.wait(seconds), name="final state")
-        try:
-            await asyncio.wait({hung_up, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            return waiting.result() if waiting.done() else False
-        finally:
-            hung_up.cancel()
-            waiting.cancel()
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 class Prediction:
@@ -269,11 +210,11 @@ class Prediction:
     async def _look(self, prediction_id: str, receive: Receive, wait_s: float) -> JobState | None:
         if wait_s == 0:
             return await self._gateway.jobs.read(prediction_id)
-        with FinalState(self._gateway, prediction_id) as final, self._gateway.told_early(final.tell):
+        with Waiter(self._gateway, prediction_id) as waiter, self._gateway.told_early(waiter.tell):
             state = await self._gateway.jobs.watch(prediction_id)
             if state is None or state.final:
                 return state
-            final.known()
-            await final.wait_while_connected(receive, wait_s)
+            waiter.known()
+            await waiter.wait_while_connected(receive, wait_s)
         # announcements carry no input, and a prediction that is not final may have started meanwhile
         return await self._gateway.jobs.read(prediction_id)
