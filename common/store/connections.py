@@ -17,7 +17,8 @@ from redis.crc import key_slot
 
 from common.errors import StoreMisconfigured, StoreUnavailable
 from common.store import keys
-from common.store.topology import Command, Topology, make_topology, refused, send
+from common.store.dial import Command, refused, send
+from common.store.topology import Topology, make_topology
 
 __all__ = ["BLOCK_S", "COMMAND_TIMEOUT_S", "Command", "Connections", "Link", "Subscription", "translate"]
 
