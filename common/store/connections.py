@@ -1,4 +1,5 @@
-"""How we talk to the server: connections by role, explicit timeouts and retries, and which of its errors pass.
+"""How we talk to the server: connections by role, explicit timeouts and retries. It must never send again what cannot
+be repeated.
 
 redis-py makes the connections (TLS, ACL users, RESP3); we hold them. Its client would take one from a pool for each
 command, wrap each write in a task and retry ten times in silence: that costs half of the client's share of a
@@ -15,12 +16,12 @@ from redis import exceptions
 from redis.asyncio import Connection
 from redis.crc import key_slot
 
-from common.errors import StoreMisconfigured, StoreUnavailable
 from common.store import keys
 from common.store.dial import Command, refused, send
+from common.store.server_errors import is_slot_migrating, is_wrong_server, translate
 from common.store.topology import Topology, make_topology
 
-__all__ = ["BLOCK_S", "COMMAND_TIMEOUT_S", "Command", "Connections", "Link", "Subscription", "translate"]
+__all__ = ["BLOCK_S", "COMMAND_TIMEOUT_S", "Connections", "Link", "Subscription"]
 
 COMMAND_TIMEOUT_S = 5.0
 BLOCK_S = 1.0  # a blocking read; its answer must come within BLOCK_S + COMMAND_TIMEOUT_S, or the peer is gone
@@ -29,45 +30,9 @@ REDIRECT_S = 0.1
 MERGED = 1000  # messages of several servers that wait to be heard
 SUBSCRIPTION_PROTOCOL = 2  # redis-py takes a detour through its logger for each push of RESP3
 
-_PASSING = (
-    exceptions.ConnectionError,  # BusyLoadingError too
-    exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
-    exceptions.OutOfMemoryError,
-    exceptions.ClusterDownError,
-    exceptions.TryAgainError,
-    exceptions.AskError,  # MovedError too
-    OSError,  # TimeoutError too
-)
-# errors that redis-py has no class for, or not in every place they come from (a script prefixes its own)
-_PASSING_WORDS = (
-    "OOM ", "READONLY ", "LOADING ", "MISCONF ", "MASTERDOWN ", "NOREPLICAS ", "CLUSTERDOWN ", "TRYAGAIN ",
-    "UNBLOCKED ", "BUSY ", "NOGROUP ", "non local key", "cluster is down",
-)  # fmt: skip
-# This server is no use, or not for this: the next try asks anew which one is.
-_ASTRAY = (exceptions.ReadOnlyError, exceptions.ClusterDownError)  # MASTERDOWN too
-_ASTRAY_WORDS = ("READONLY ", "UNBLOCKED ", "cluster is down")
-# A slot on its way to another server, key by key: this server refuses what needs a key that is not there. We wait and
-# never follow to the other one (ASK), because there a key that has yet to come looks as if it did not exist.
-_HALF_MOVED = (exceptions.AskError, exceptions.TryAgainError, exceptions.ClusterDownError)
-_HALF_MOVED_WORDS = ("non local key", "cluster is down")
-
-
-def translate(error: Exception) -> Exception:
-    """Our error for one of redis-py's; what is neither passing nor refused is a fault of ours and stays as it is."""
-    if refused(error):
-        return StoreMisconfigured(f"Redis refuses us ({error}): check the user and password in REDIS_URL.")
-    if _is(error, _PASSING, _PASSING_WORDS):
-        return StoreUnavailable(f"Redis is not available ({type(error).__name__}: {error}).")
-    return error
-
-
-def _is(error: Exception, kinds: tuple[type[Exception], ...], words: tuple[str, ...]) -> bool:
-    return isinstance(error, kinds) or any(word in str(error) for word in words)
-
 
 class Link:
-    """One connection that carries one exchange at a time, and is made again when it breaks or leads astray."""
+    """One connection that carries one exchange at a time, made again when it breaks or leads to the wrong server."""
 
     def __init__(self, topology: Topology, slot: int, *, timeout_s: float, tries: int) -> None:
         self._topology = topology
@@ -132,10 +97,10 @@ class Link:
             if isinstance(error, exceptions.MovedError):
                 self._topology.moved(self._slot, connection, error)
                 return True
-        if any(_is(error, _ASTRAY, _ASTRAY_WORDS) for error in errors):
+        if any(is_wrong_server(error) for error in errors):
             self._topology.lost(connection)
             await self.aclose()
-        if any(_is(error, _HALF_MOVED, _HALF_MOVED_WORDS) for error in errors):
+        if any(is_slot_migrating(error) for error in errors):
             await asyncio.sleep(REDIRECT_S)
             return True
         return False

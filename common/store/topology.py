@@ -32,7 +32,7 @@ class Topology(Protocol):
         """The connection's server says that another one has the slot. Raises StoreMisconfigured if that cannot be."""
 
     async def confirm(self, connection: Connection) -> None:
-        """For a connection that nothing has come over for a while. Raises ConnectionError if it leads astray."""
+        """For a connection that nothing has come over for a while. Raises ConnectionError at the wrong server."""
 
     async def together(self, slots: Sequence[int]) -> list[list[int]]:
         """The slots, those of one server together. Raises redis-py's errors."""
