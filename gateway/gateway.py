@@ -15,7 +15,7 @@ from common.store.session import Session
 from common.tracing import Tracing
 from gateway import metrics
 from gateway.errors import HttpError
-from gateway.relay import Ending, Relay, Tell
+from gateway.relay import Callback, Notice, Relay
 
 
 class InFlight:
@@ -57,7 +57,7 @@ class Gateway:
             False  # the server has been checked and the relay has heard it: predictions may be taken
         )
         self.draining = False
-        self._told_early: set[Tell] = set()
+        self._drain_callbacks: set[Callback] = set()
         metrics.ACTIVE_REQUESTS.set_function(lambda: self._in_flight.count)
         metrics.QUEUE.limit = settings.max_queue
 
@@ -66,7 +66,7 @@ class Gateway:
         if not self.started:
             raise StoreUnavailable("This gateway waits for Redis.")
 
-    def taking(self) -> InFlight:
+    def admit(self) -> InFlight:
         """Around every request for a prediction. Raises StoreUnavailable and HttpError 503."""
         self.check_started()
         return self._in_flight
@@ -90,18 +90,18 @@ class Gateway:
             metrics.QUEUE.measure = None
 
     def drain(self) -> None:
-        """Readiness is red from now on, and who loses nothing by asking another gateway is told to."""
+        """Readiness is red from now on, and clients that lose nothing by asking another gateway are told to."""
         self.draining = True
-        for tell in tuple(self._told_early):
-            tell(Ending.STOPPING)
+        for callback in tuple(self._drain_callbacks):
+            callback(Notice.STOPPING)
 
     @contextmanager
-    def told_early(self, tell: Tell) -> Iterator[None]:
-        """A waiter who hears of a stop when it begins; the others hear of it when the time is up."""
-        self._told_early.add(tell)
+    def on_drain(self, callback: Callback) -> Iterator[None]:
+        """While inside, `callback` is notified when the drain begins; waiters without one hear of it when the time is up."""
+        self._drain_callbacks.add(callback)
         try:
             if self.draining:
-                tell(Ending.STOPPING)
+                callback(Notice.STOPPING)
             yield
         finally:
-            self._told_early.discard(tell)
+            self._drain_callbacks.discard(callback)

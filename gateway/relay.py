@@ -1,7 +1,7 @@
 """The relay: one subscription for the whole process, many waiters.
 
 What is announced is a hint, the job store is the truth: whenever the subscription was or may have been deaf, every
-waiting id is looked up again. It must never leave a waiter untold: a dead or silent connection is replaced, a slow
+waiting id is looked up again. It must never forget to notify a waiter: a dead or silent connection is replaced, a slow
 sweep stands behind it, and readiness shows when it does not hear.
 """
 
@@ -25,51 +25,51 @@ RECONNECT_S = 0.2
 LOOKUPS = 64  # at once: a state may be as large as an input and a result together
 
 
-class Ending(Enum):
-    """What a waiter may be told instead of a state."""
+class Notice(Enum):
+    """What a waiter may be notified of instead of a state."""
 
     LOST = "the store no longer knows the prediction"
     STOPPING = "this gateway is stopping"
 
 
-#: Called in the event loop, must not block; what it is told may come twice.
-Tell = Callable[[JobState | Ending], None]
+#: Called in the event loop, must not block; the same notification may come twice.
+Callback = Callable[[JobState | Notice], None]
 
 
-class Waiting:
+class Waiters:
     """Everybody here who waits for one id. `known`: the store has it, so if it cannot be found it is lost."""
 
-    __slots__ = ("changes", "known", "tells")
+    __slots__ = ("callbacks", "changes", "known")
 
     def __init__(self) -> None:
-        self.tells: list[Tell] = []
+        self.callbacks: list[Callback] = []
         self.changes = False
         self.known = False
 
 
 class Relay:
-    """`add` a waiter, then `watch` (or submit with watch), and it will be told. `remove` it when done."""
+    """`add` a waiter, then `watch` (or submit with watch), and it will be notified. `remove` it when done."""
 
     def __init__(self, session: Session, jobs: Jobs) -> None:
         self._session = session
         self._jobs = jobs
-        self._waiting: dict[str, Waiting] = {}
+        self._waiting: dict[str, Waiters] = {}
         self._to_look_up: set[str] = set()
         self._look_up = asyncio.Event()
         self.connected = asyncio.Event()
 
-    def add(self, prediction_id: str, tell: Tell, *, changes: bool = False) -> Waiting:
+    def add(self, prediction_id: str, callback: Callback, *, changes: bool = False) -> Waiters:
         waiting = self._waiting.get(prediction_id)
         if waiting is None:
-            waiting = self._waiting[prediction_id] = Waiting()
-        waiting.tells.append(tell)
+            waiting = self._waiting[prediction_id] = Waiters()
+        waiting.callbacks.append(callback)
         waiting.changes |= changes
         return waiting
 
-    def remove(self, prediction_id: str, tell: Tell) -> None:
+    def remove(self, prediction_id: str, callback: Callback) -> None:
         waiting = self._waiting[prediction_id]
-        waiting.tells.remove(tell)
-        if not waiting.tells:
+        waiting.callbacks.remove(callback)
+        if not waiting.callbacks:
             del self._waiting[prediction_id]
 
     def waits_for(self, prediction_id: str) -> bool:
@@ -79,7 +79,7 @@ class Relay:
     def stop(self) -> None:
         """Tell everybody that this process is about to stop."""
         for prediction_id in list(self._waiting):
-            self._tell(prediction_id, Ending.STOPPING)
+            self._notify(prediction_id, Notice.STOPPING)
 
     async def run(self) -> None:
         """Hear and sweep, until cancelled."""
@@ -100,7 +100,7 @@ class Relay:
                         if payload is not None:
                             self._hear(payload)
             except StoreUnavailable as error:
-                if self.connected.is_set():  # else it was told before
+                if self.connected.is_set():  # else it was logged before
                     metrics.RELAY_RECONNECTS.inc()
                     log.warning("the relay lost its subscription and makes it again", error=str(error))
             finally:
@@ -112,15 +112,15 @@ class Relay:
             if state.final and not state.payload:  # too large to travel
                 self._look_up_soon([prediction_id])
             else:
-                self._tell(prediction_id, state)
+                self._notify(prediction_id, state)
 
-    def _tell(self, prediction_id: str, news: JobState | Ending) -> None:
+    def _notify(self, prediction_id: str, update: JobState | Notice) -> None:
         waiting = self._waiting.get(prediction_id)
         if waiting:
-            for tell in tuple(waiting.tells):
-                tell(news)
+            for callback in tuple(waiting.callbacks):
+                callback(update)
 
-    def _look_up_soon(self, ids: "list[str] | dict[str, Waiting]") -> None:
+    def _look_up_soon(self, ids: "list[str] | dict[str, Waiters]") -> None:
         self._to_look_up.update(ids)
         self._look_up.set()
 
@@ -145,4 +145,4 @@ class Relay:
             part = [i for i in ids[at : at + LOOKUPS] if i in self._waiting]
             looks = [self._jobs.watch(i, changes=self._waiting[i].changes) for i in part]
             for prediction_id, state in zip(part, await asyncio.gather(*looks), strict=True):
-                self._tell(prediction_id, Ending.LOST if state is None else state)
+                self._notify(prediction_id, Notice.LOST if state is None else state)

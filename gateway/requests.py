@@ -17,7 +17,7 @@ MAX_WAIT_S = 300.0  # a long poll above this is cut to it: proxies end it anyway
 
 
 @dataclass(slots=True)
-class Wishes:
+class RequestOptions:
     """`wait_s`: how long the client waits for the result; None: as long as the service does; 0: not at all.
     `then_202`: what it gets after that, instead of a 504. `applied`: the preference that was honoured. `key`: digest of the
     Idempotency-Key. `deadline_us`: the Prediction-Deadline."""
@@ -30,16 +30,16 @@ class Wishes:
     deadline_us: int | None = None
 
 
-def read_wishes(headers: list[tuple[bytes, bytes]]) -> Wishes:
+def read_options(headers: list[tuple[bytes, bytes]]) -> RequestOptions:
     """Async-Mode, Prefer (RFC 7240), Content-Type, Content-Length, Idempotency-Key, Prediction-Deadline.
 
     Raises HttpError 400 and 415.
     """
     mode = prefer = content_type = None
-    wishes = Wishes()
+    options = RequestOptions()
     for name, value in headers:
         if name == b"content-length":
-            wishes.length = int(value)
+            options.length = int(value)
         elif name == b"content-type":
             content_type = value
         elif name == b"async-mode":
@@ -47,16 +47,16 @@ def read_wishes(headers: list[tuple[bytes, bytes]]) -> Wishes:
         elif name == b"prefer":
             prefer = value if prefer is None else prefer + b"," + value
         elif name == b"idempotency-key":
-            wishes.key = _read_key(value, again=bool(wishes.key))
+            options.key = _read_key(value, again=bool(options.key))
         elif name == b"prediction-deadline":
-            wishes.deadline_us = _read_deadline(value, again=wishes.deadline_us is not None)
+            options.deadline_us = _read_deadline(value, again=options.deadline_us is not None)
     if content_type is not None and not _is_json(content_type):
         raise HttpError(415, "The body must be JSON: send the header 'Content-Type: application/json'.")
     if prefer is not None:
-        _read_prefer(prefer, wishes)
+        _read_prefer(prefer, options)
     if mode is not None:
-        _read_mode(mode, wishes)
-    return wishes
+        _read_mode(mode, options)
+    return options
 
 
 def _read_key(value: bytes, *, again: bool) -> str:
@@ -81,27 +81,27 @@ def _is_json(content_type: bytes) -> bool:
     return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
 
 
-def _read_mode(mode: bytes, wishes: Wishes) -> None:
+def _read_mode(mode: bytes, options: RequestOptions) -> None:
     word = mode.strip().lower()
     if word == b"true":
-        wishes.wait_s, wishes.then_202, wishes.applied = 0.0, True, b""
+        options.wait_s, options.then_202, options.applied = 0.0, True, b""
     elif word == b"false":
-        if wishes.wait_s == 0:
-            wishes.wait_s, wishes.then_202, wishes.applied = None, False, b""
+        if options.wait_s == 0:
+            options.wait_s, options.then_202, options.applied = None, False, b""
     else:
         raise HttpError(400, "Async-Mode must be 'true' or 'false'.")
 
 
-def _read_prefer(prefer: bytes, wishes: Wishes) -> None:
+def _read_prefer(prefer: bytes, options: RequestOptions) -> None:
     for preference in prefer.lower().split(b","):
         name, _, value = preference.split(b";", 1)[0].partition(b"=")
         name, value = name.strip(), value.strip().strip(b'"')
-        if name == b"respond-async" and wishes.wait_s is None:
-            wishes.wait_s, wishes.then_202, wishes.applied = 0.0, True, b"respond-async"
+        if name == b"respond-async" and options.wait_s is None:
+            options.wait_s, options.then_202, options.applied = 0.0, True, b"respond-async"
         elif name == b"wait":
             if not value.isdigit() or len(value) > 9:
                 raise HttpError(400, "Prefer: wait must be a whole number of seconds, such as wait=10.")
-            wishes.wait_s, wishes.then_202, wishes.applied = float(value), True, b"wait=" + value
+            options.wait_s, options.then_202, options.applied = float(value), True, b"wait=" + value
 
 
 def read_wait(scope: Scope) -> float:

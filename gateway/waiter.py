@@ -10,7 +10,7 @@ from starlette.types import Receive
 
 from common.store.states import JobState
 from gateway.gateway import Gateway
-from gateway.relay import Ending
+from gateway.relay import Notice
 
 
 class Waiter:
@@ -19,32 +19,32 @@ class Waiter:
     def __init__(self, gateway: Gateway, prediction_id: str) -> None:
         self._gateway = gateway
         self._id = prediction_id
-        self._news: JobState | Ending | None = None
+        self._end: JobState | Notice | None = None
         self._wake_up: asyncio.Future[None] | None = None
 
     def __enter__(self) -> "Waiter":
-        self._waiting = self._gateway.relay.add(self._id, self.tell)
+        self._waiting = self._gateway.relay.add(self._id, self.notify)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._gateway.relay.remove(self._id, self.tell)
+        self._gateway.relay.remove(self._id, self.notify)
 
     def known(self) -> None:
         """The store has the prediction: from now on it may be looked up, and be found lost."""
         self._waiting.known = True
 
-    def tell(self, news: JobState | Ending) -> None:
-        if self._news is None and (isinstance(news, Ending) or news.final):
-            self._news = news
+    def notify(self, update: JobState | Notice) -> None:
+        if self._end is None and (isinstance(update, Notice) or update.final):
+            self._end = update
             self._wake()
 
     def _wake(self) -> None:
         if self._wake_up is not None and not self._wake_up.done():
             self._wake_up.set_result(None)
 
-    async def wait(self, seconds: float) -> JobState | Ending | None:
+    async def wait(self, seconds: float) -> JobState | Notice | None:
         """The final state, or None when the time is up."""
-        if self._news is None:
+        if self._end is None:
             loop = asyncio.get_running_loop()
             self._wake_up = loop.create_future()
             timer = loop.call_later(seconds, self._wake)
@@ -52,9 +52,9 @@ class Waiter:
                 await self._wake_up
             finally:
                 timer.cancel()
-        return self._news
+        return self._end
 
-    async def wait_while_connected(self, receive: Receive, seconds: float) -> JobState | Ending | bool | None:
+    async def wait_while_connected(self, receive: Receive, seconds: float) -> JobState | Notice | bool | None:
         """Like `wait`; False if the client hangs up first."""
         hung_up = asyncio.create_task(_disconnect(receive), name="client hangs up")
         waiting = asyncio.create_task(self.wait(seconds), name="final state")

@@ -11,8 +11,8 @@ from common.store.states import Fault, JobState, Status
 from gateway.answers import Headers, accepted_body, answer, prediction_body, status_header, sync_body
 from gateway.errors import ALREADY_FINISHED, CODE_OF_FAULT, NOT_FOUND, HttpError, queue_full
 from gateway.gateway import Gateway
-from gateway.relay import Ending
-from gateway.requests import Wishes, read_body, read_wait, read_wishes
+from gateway.relay import Notice
+from gateway.requests import RequestOptions, read_body, read_options, read_wait
 from gateway.waiter import Waiter
 
 #: Watching for a client that hangs up costs a task; a prediction done within this time does without.
@@ -35,13 +35,13 @@ class Predictions:
         self._wait_s = gateway.settings.sync_wait_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._gateway.taking():
-            wishes = read_wishes(scope["headers"])
+        with self._gateway.admit():
+            options = read_options(scope["headers"])
             prediction_id = next(self._gateway.ids)
-            if wishes.key:
+            if options.key:
                 partitions = self._gateway.settings.partitions
-                prediction_id = keys.moved(prediction_id, keys.partition_of_key(wishes.key, partitions))
-            await self.take(scope, receive, send, prediction_id, wishes, protected=bool(wishes.key))
+                prediction_id = keys.moved(prediction_id, keys.partition_of_key(options.key, partitions))
+            await self.take(scope, receive, send, prediction_id, options, protected=bool(options.key))
 
     async def take(
         self,
@@ -49,31 +49,31 @@ class Predictions:
         receive: Receive,
         send: Send,
         prediction_id: str,
-        wishes: Wishes,
+        options: RequestOptions,
         *,
         protected: bool,
     ) -> None:
         """Submit and answer. `protected`: it may be asked for again, so a client that hangs up does not cancel it."""
-        input_ = input_of(await read_body(receive, wishes.length, self._limit))
+        input_ = input_of(await read_body(receive, options.length, self._limit))
         seen = scope["observation"]
         seen.prediction_id = prediction_id
-        watch = wishes.wait_s != 0
-        request = Submission(prediction_id, input_, watch, wishes.deadline_us, wishes.key, seen.trace)
-        state: JobState | Ending | bool | None = None
+        watch = options.wait_s != 0
+        request = Submission(prediction_id, input_, watch, options.deadline_us, options.key, seen.trace)
+        state: JobState | Notice | bool | None = None
         with Waiter(self._gateway, prediction_id) as waiter:
             submitted = await self._submit(request)
             if submitted.decision == "queued" and request.watch:
                 waiter.known()
-                state = await self._wait(waiter, receive, wishes)
+                state = await self._wait(waiter, receive, options)
         prediction_id = seen.prediction_id = submitted.id
         if submitted.decision == "known" and request.watch:
-            state = await self._join(prediction_id, receive, wishes)
+            state = await self._join(prediction_id, receive, options)
         headers = _id_headers(prediction_id)
-        if wishes.applied:
-            headers.append((b"preference-applied", wishes.applied))
+        if options.applied:
+            headers.append((b"preference-applied", options.applied))
         if isinstance(state, JobState):
             await _answer_final(scope, send, prediction_id, input_, state, headers)
-        elif state is None and wishes.then_202:
+        elif state is None and options.then_202:
             now = None
             if submitted.decision == "known" or request.watch:  # it has had the time to start
                 now = await self._gateway.jobs.read(prediction_id)
@@ -82,10 +82,10 @@ class Predictions:
         elif state is None:
             sentence = f"No result within {self._wait_s:g} s: read it at /predict/{prediction_id}."
             raise _sync_error(504, sentence, prediction_id, headers)
-        elif state is Ending.STOPPING:
+        elif state is Notice.STOPPING:
             sentence = f"This gateway is stopping: read the result at /predict/{prediction_id}."
             raise _sync_error(503, sentence, prediction_id, headers)
-        elif state is Ending.LOST:
+        elif state is Notice.LOST:
             sentence = "The prediction was lost with the job store's data: send it again."
             raise HttpError(503, sentence, prediction_id=prediction_id, headers={"Retry-After": "1"})
         elif not protected and not self._gateway.relay.waits_for(prediction_id):
@@ -116,27 +116,27 @@ class Predictions:
         return submitted
 
     async def _wait(
-        self, waiter: Waiter, receive: Receive, wishes: Wishes
-    ) -> JobState | Ending | bool | None:
+        self, waiter: Waiter, receive: Receive, options: RequestOptions
+    ) -> JobState | Notice | bool | None:
         """The final state, None when the time is up, False if the client hangs up."""
-        wait_s = self._wait_s if wishes.wait_s is None else min(wishes.wait_s, self._wait_s)
-        news = await waiter.wait(min(wait_s, PATIENCE_S))
-        if news is None and wait_s > PATIENCE_S:
+        wait_s = self._wait_s if options.wait_s is None else min(options.wait_s, self._wait_s)
+        end = await waiter.wait(min(wait_s, PATIENCE_S))
+        if end is None and wait_s > PATIENCE_S:
             return await waiter.wait_while_connected(receive, wait_s - PATIENCE_S)
-        return news
+        return end
 
     async def _join(
-        self, prediction_id: str, receive: Receive, wishes: Wishes
-    ) -> JobState | Ending | bool | None:
+        self, prediction_id: str, receive: Receive, options: RequestOptions
+    ) -> JobState | Notice | bool | None:
         """What `_wait` gives, for a prediction that was submitted before."""
         with Waiter(self._gateway, prediction_id) as waiter:
             now = await self._gateway.jobs.watch(prediction_id)
             if now is None:
-                return Ending.LOST
+                return Notice.LOST
             if now.final:
                 return now
             waiter.known()
-            return await self._wait(waiter, receive, wishes)
+            return await self._wait(waiter, receive, options)
 
 
 def _id_headers(prediction_id: str) -> Headers:
@@ -176,7 +176,7 @@ class Prediction:
         self._predictions = predictions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._gateway.taking():
+        with self._gateway.admit():
             prediction_id = keys.parse_id(scope["path_params"]["prediction_id"])
             if scope["method"] == "PUT":
                 return await self._put(scope, receive, send, prediction_id)
@@ -198,9 +198,9 @@ class Prediction:
         """The id is the client's, and is itself the key that makes a repeat harmless."""
         if prediction_id is None:
             raise HttpError(400, "The prediction ID must be a UUID: make one, or use POST /predict.")
-        wishes = read_wishes(scope["headers"])
-        wishes.key = ""
-        await self._predictions.take(scope, receive, send, prediction_id, wishes, protected=True)
+        options = read_options(scope["headers"])
+        options.key = ""
+        await self._predictions.take(scope, receive, send, prediction_id, options, protected=True)
 
     async def _cancel(self, prediction_id: str) -> None:
         reply = await self._gateway.jobs.cancel(prediction_id, CANCELLED_BY_CLIENT)
@@ -210,7 +210,7 @@ class Prediction:
     async def _look(self, prediction_id: str, receive: Receive, wait_s: float) -> JobState | None:
         if wait_s == 0:
             return await self._gateway.jobs.read(prediction_id)
-        with Waiter(self._gateway, prediction_id) as waiter, self._gateway.told_early(waiter.tell):
+        with Waiter(self._gateway, prediction_id) as waiter, self._gateway.on_drain(waiter.notify):
             state = await self._gateway.jobs.watch(prediction_id)
             if state is None or state.final:
                 return state

@@ -22,20 +22,20 @@ from gateway.answers import prediction_body
 from gateway.errors import NOT_FOUND
 from gateway.gateway import Gateway
 from gateway.metrics import WEBSOCKETS
-from gateway.relay import Ending, Waiting
+from gateway.relay import Notice, Waiters
 
 MAX_MESSAGES = 64
 SMALL = 4096  # bytes; of an idle or a slow subscriber no larger input or result is kept: it is read again when sent
 LARGE_FRAMES = 16  # made at the same time
 LARGE_S = 0.2  # so long one of them is waited for before the next is made
-NEWS_LIMIT = 8  # unsent changes kept for a slow client; older ones are dropped, the final one never
+UPDATES_LIMIT = 8  # unsent changes kept for a slow client; older ones are dropped, the final one never
 
 STORE_AWAY = "The job store is not available: connect again in a moment."
 NORMAL, POLICY, RESTART, TRY_AGAIN, UNKNOWN = 1000, 1008, 1012, 1013, 4404
 
 LOOK = None
 #: A state, an ending, a code to close with, or LOOK: there is something too large to be kept until it is sent.
-News = JobState | Ending | int | None
+Update = JobState | Notice | int | None
 
 
 class PredictionSocket:
@@ -62,18 +62,18 @@ class PredictionSocket:
     async def _serve(self, prediction_id: str, scope: Scope, receive: Receive, send: Send) -> None:
         jobs = self._gateway.jobs
         subscriber = Subscriber(prediction_id, jobs, self._large, scope, send)
-        waiting = self._gateway.relay.add(prediction_id, subscriber.tell, changes=True)
+        waiting = self._gateway.relay.add(prediction_id, subscriber.notify, changes=True)
         try:
-            with self._gateway.told_early(subscriber.tell):
+            with self._gateway.on_drain(subscriber.notify):
                 self._gateway.check_started()
                 subscriber.begin(await _known(waiting, jobs.watch(prediction_id, changes=True)))
                 await _until_gone(receive, subscriber)
         finally:
             subscriber.end()
-            self._gateway.relay.remove(prediction_id, subscriber.tell)
+            self._gateway.relay.remove(prediction_id, subscriber.notify)
 
 
-async def _known(waiting: Waiting, watched: Awaitable[JobState | None]) -> JobState | None:
+async def _known(waiting: Waiters, watched: Awaitable[JobState | None]) -> JobState | None:
     """The state now. In a function of its own, so that an idle subscriber does not keep it."""
     state = await watched
     waiting.known = waiting.known or state is not None
@@ -86,13 +86,13 @@ async def _until_gone(receive: Receive, subscriber: "Subscriber") -> None:
     while (await receive())["type"] != "websocket.disconnect":
         said += 1
         if said == MAX_MESSAGES:
-            subscriber.tell(POLICY)
+            subscriber.notify(POLICY)
 
 
 class Subscriber:
-    """What one client has been sent, and what it will be. It hears from `begin` on; what is told before waits."""
+    """What one client has been sent, and what it will be. Frames are sent from `begin` on; updates that come before it wait."""
 
-    __slots__ = ("_id", "_input", "_jobs", "_large", "_news", "_send", "_sending", "_status", "_writable")
+    __slots__ = ("_id", "_input", "_jobs", "_large", "_send", "_sending", "_status", "_updates", "_writable")
 
     def __init__(
         self, prediction_id: str, jobs: Jobs, large: asyncio.Semaphore, scope: Scope, send: Send
@@ -102,47 +102,47 @@ class Subscriber:
         self._large = large
         self._writable: asyncio.Event = scope["extensions"]["writable"]
         self._send = send
-        self._news: list[News] = []
+        self._updates: list[Update] = []
         self._sending: asyncio.Task[None] | None = None
         self._status: Status | None = None
         self._input: bytes | None = None
 
     def begin(self, state: JobState | None) -> None:
         """`state` is its first frame; None: there is no such prediction."""
-        self._news.insert(0, state or Ending.LOST)
-        self._sending = asyncio.create_task(self._send_news(), name="subscriber hears")
+        self._updates.insert(0, state or Notice.LOST)
+        self._sending = asyncio.create_task(self._send_updates(), name="subscriber sends")
 
-    def tell(self, item: "News") -> None:
-        if len(self._news) == NEWS_LIMIT:
-            del self._news[0]
+    def notify(self, item: "Update") -> None:
+        if len(self._updates) == UPDATES_LIMIT:
+            del self._updates[0]
         if isinstance(item, JobState) and len(item.payload) + len(item.input or b"") > SMALL:
             item = LOOK
-        self._news.append(item)
+        self._updates.append(item)
         if self._status and not self._sending:
-            self._sending = asyncio.create_task(self._send_news(), name="subscriber hears")
+            self._sending = asyncio.create_task(self._send_updates(), name="subscriber sends")
 
     def end(self) -> None:
         """Nothing more will be sent."""
         if self._sending:
             self._sending.cancel()
 
-    async def _send_news(self) -> None:
+    async def _send_updates(self) -> None:
         with suppress(OSError):  # the client is gone: the endpoint hears it too
             try:
-                while self._news:
+                while self._updates:
                     await self._writable.wait()
-                    code = await self._send_one(self._news.pop(0))
+                    code = await self._send_one(self._updates.pop(0))
                     if code is not None:
                         return await _close(self._send, code)  # and `_sending` stays: nothing may follow
             except (StoreUnavailable, StoreMisconfigured):
                 return await _say(self._send, STORE_AWAY, TRY_AGAIN)
             self._sending = None
 
-    async def _send_one(self, item: "News") -> int | None:
+    async def _send_one(self, item: "Update") -> int | None:
         """The code to close with after it; None: more may come."""
         if isinstance(item, int):
             return item
-        if item is Ending.STOPPING:
+        if item is Notice.STOPPING:
             return RESTART
         if isinstance(item, JobState) and item.status is self._status:
             return None
@@ -153,7 +153,7 @@ class Subscriber:
         if isinstance(item, JobState) and self._input is not None:  # announcements carry no input
             return await self._show(JobState(item.status, self._input, item.fault, item.payload))
         async with self._large:
-            state = None if item is Ending.LOST else await self._jobs.read(self._id)
+            state = None if item is Notice.LOST else await self._jobs.read(self._id)
             if state is None:
                 await _send_text(self._send, orjson.dumps({"error": NOT_FOUND}))
                 return UNKNOWN

@@ -26,7 +26,7 @@ def deaf_processor() -> None:
 
 def unremoved_waiter() -> None:
     """The gateway keeps a note of everybody who ever waited."""
-    relay.Relay.remove = lambda self, prediction_id, tell: None  # type: ignore[method-assign]
+    relay.Relay.remove = lambda self, prediction_id, callback: None  # type: ignore[method-assign]
 
 
 def no_fence() -> None:
@@ -35,7 +35,7 @@ def no_fence() -> None:
 
 
 def publish_before_write() -> None:
-    """The waiters are told, and then nothing is written."""
+    """The waiters are notified, and then nothing is written."""
     _change(
         claims._FINISH,
         "finalize(job, status, ARGV[at + 4], payload, ttl, ARGV[at + 6])",
@@ -53,7 +53,7 @@ def lost_entry() -> None:
 
 
 def silent_finish() -> None:
-    """The result is recorded and nobody is told; the sweep does not look either."""
+    """The result is recorded and nobody is notified; the sweep does not look either."""
     _change(
         claims._FINISH, "entries[#entries + 1] = job.entry", "entries[#entries + 1] = job.entry outbox = {}"
     )

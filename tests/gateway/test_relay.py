@@ -8,7 +8,7 @@ from common.store import keys
 from common.store.claims import Outcome
 from common.store.states import JobState, Status
 from gateway import relay as relay_module
-from gateway.relay import Ending
+from gateway.relay import Notice
 from tests.conftest import eventually
 from tests.gateway.world import Proxy, World
 
@@ -26,26 +26,26 @@ class Listener:
     def __init__(
         self, world: World, prediction_id: str, *, known: bool = True, changes: bool = False
     ) -> None:
-        self.told: list[JobState | Ending] = []
+        self.told: list[JobState | Notice] = []
         self._relay = world.relay
         self._id = prediction_id
-        self._waiting = self._relay.add(prediction_id, self._tell, changes=changes)
+        self._waiting = self._relay.add(prediction_id, self._notify, changes=changes)
         self._waiting.known = known
 
-    def _tell(self, news: JobState | Ending) -> None:
+    def _notify(self, news: JobState | Notice) -> None:
         self.told.append(news)
 
     def __enter__(self) -> "Listener":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._relay.remove(self._id, self._tell)
+        self._relay.remove(self._id, self._notify)
 
-    async def final(self) -> JobState | Ending:
+    async def final(self) -> JobState | Notice:
         """The first thing it was told that ends the wait."""
 
-        def ended() -> list[JobState | Ending]:
-            return [news for news in self.told if isinstance(news, Ending) or news.final]
+        def ended() -> list[JobState | Notice]:
+            return [news for news in self.told if isinstance(news, Notice) or news.final]
 
         return (await eventually(ended, 30))[0]
 
@@ -155,19 +155,19 @@ class TestEndings:
         with Listener(world, prediction_id) as listener:
             world.raw.flushall()
             world.cut()  # a server that comes back empty has hung up
-            assert await listener.final() is Ending.LOST
+            assert await listener.final() is Notice.LOST
 
     async def test_one_that_is_not_yet_submitted_is_not_lost(self, world: World) -> None:
         early, known = next(world.gateway.ids), next(world.gateway.ids)
         with Listener(world, early, known=False) as not_yet, Listener(world, known) as lost:
             world.cut()
-            assert await lost.final() is Ending.LOST
+            assert await lost.final() is Notice.LOST
             assert not_yet.told == []
 
     async def test_a_gateway_that_stops_tells_all(self, world: World) -> None:
         with Listener(world, next(world.gateway.ids), known=False) as listener:
             world.relay.stop()
-            assert listener.told == [Ending.STOPPING]
+            assert listener.told == [Notice.STOPPING]
 
 
 def test_ids_are_what_the_relay_is_asked_for() -> None:

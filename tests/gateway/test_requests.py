@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from gateway.errors import HttpError
-from gateway.requests import MAX_DEADLINE_US, MAX_WAIT_S, Wishes, read_body, read_wait, read_wishes
+from gateway.requests import MAX_DEADLINE_US, MAX_WAIT_S, RequestOptions, read_body, read_options, read_wait
 
-SYNC = Wishes()
-ASYNC = Wishes(wait_s=0.0, then_202=True)
-PREFER_ASYNC = Wishes(wait_s=0.0, then_202=True, applied=b"respond-async")
+SYNC = RequestOptions()
+ASYNC = RequestOptions(wait_s=0.0, then_202=True)
+PREFER_ASYNC = RequestOptions(wait_s=0.0, then_202=True, applied=b"respond-async")
 
 
-def waits(seconds: int) -> Wishes:
-    return Wishes(wait_s=float(seconds), then_202=True, applied=b"wait=%d" % seconds)
+def waits(seconds: int) -> RequestOptions:
+    return RequestOptions(wait_s=float(seconds), then_202=True, applied=b"wait=%d" % seconds)
 
 
 def headers(text: str) -> list[tuple[bytes, bytes]]:
@@ -24,14 +24,14 @@ def headers(text: str) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize(
-    ("text", "wishes"),
+    ("text", "options"),
     [
         ("", SYNC),
         ("Content-Type: application/json", SYNC),
         ("Content-Type: application/json; charset=utf-8", SYNC),
         ("Content-Type: APPLICATION/JSON", SYNC),
         ("Content-Type: application/vnd.api+json", SYNC),
-        ("Content-Length: 17", Wishes(length=17)),
+        ("Content-Length: 17", RequestOptions(length=17)),
         ("Async-Mode: false", SYNC),
         ("Async-Mode: true", ASYNC),
         ("Async-Mode: TRUE", ASYNC),
@@ -58,8 +58,8 @@ def headers(text: str) -> list[tuple[bytes, bytes]]:
         ("X-Async-Mode: maybe", SYNC),
     ],
 )
-def test_headers(text: str, wishes: Wishes) -> None:
-    assert read_wishes(headers(text)) == wishes
+def test_headers(text: str, options: RequestOptions) -> None:
+    assert read_options(headers(text)) == options
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_headers(text: str, wishes: Wishes) -> None:
 )
 def test_refused_headers(text: str, code: int, sentence: str) -> None:
     with pytest.raises(HttpError) as error:
-        read_wishes(headers(text))
+        read_options(headers(text))
     assert (error.value.code, error.value.sentence) == (code, sentence)
 
 
@@ -142,11 +142,11 @@ def test_refused_headers(text: str, code: int, sentence: str) -> None:
     ],
 )
 def test_deadline(text: str, us: int) -> None:
-    assert read_wishes(headers(f"Prediction-Deadline: {text}")) == Wishes(deadline_us=us)
+    assert read_options(headers(f"Prediction-Deadline: {text}")) == RequestOptions(deadline_us=us)
 
 
 def key_of(text: str) -> str:
-    return read_wishes(headers(f"Idempotency-Key: {text}")).key
+    return read_options(headers(f"Idempotency-Key: {text}")).key
 
 
 def test_key() -> None:

@@ -23,15 +23,15 @@ async def test_it_leaves_nothing_behind(world: World) -> None:
         raise ZeroDivisionError
     with Waiter(world.gateway, prediction_id) as waiter:
         await world.finish()
-        news = await waiter.wait(30)
-        assert isinstance(news, JobState)
-        assert news.payload == b'"done"'
+        end = await waiter.wait(30)
+        assert isinstance(end, JobState)
+        assert end.payload == b'"done"'
 
 
 async def test_a_result_between_submit_and_wait_is_kept(world: World) -> None:
     with Waiter(world.gateway, prediction_id := await world.submit()) as waiter:
         await world.finish()
-        await eventually(lambda: waiter._news)
+        await eventually(lambda: waiter._end)
         assert await waiter.wait(0) is not None
     assert not world.relay.waits_for(prediction_id)
 
