@@ -1,5 +1,5 @@
-"""What the documents promise about the code as a whole: who imports whom, no task that nobody holds, and that every
-setting is documented.
+"""What the documents promise about the code as a whole: who imports whom, where a thing is found, no task that nobody
+holds, and that every setting is documented.
 """
 
 import ast
@@ -25,6 +25,12 @@ MAY_IMPORT = {
     "examples": set(),
 }
 STORE = "common/store/"
+#: folder → the half of the store that is the other service's
+OTHER_HALF = {
+    "gateway": {"common.store.claims"},
+    "processor": {"common.store.jobs", "common.store.dead"},
+}
+LONG = 350  # lines; a longer file does two jobs, or says in its docstring why it does not: "Long because ..."
 
 
 def name(path: Path) -> str:
@@ -35,19 +41,24 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), name(path))
 
 
-def imported(path: Path) -> set[str]:
-    """The top-level names it imports, anywhere in it. No file here imports relatively."""
+def imported_modules(path: Path) -> set[str]:
+    """The dotted names it imports, anywhere in it: modules, and what is imported from them. Nobody imports relatively."""
     found: set[str] = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name(path)} imports relatively"
             assert node.module
-            found.add(node.module.partition(".")[0])
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            found |= {str(arg.value).partition(".")[0] for arg in node.args if isinstance(arg, ast.Constant)}
+            found |= {str(arg.value) for arg in node.args if isinstance(arg, ast.Constant)}
     return found
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names it imports."""
+    return {module.partition(".")[0] for module in imported_modules(path)}
 
 
 def modules_of(*folders: str) -> list[Path]:
@@ -66,6 +77,51 @@ def test_only_the_store_talks_to_redis() -> None:
     talkers = [name(path) for path in modules_of(*SERVICES, "examples") if "redis" in imported(path)]
     assert talkers
     assert not [path for path in talkers if not path.startswith(STORE)]
+
+
+@pytest.mark.parametrize("service", OTHER_HALF)
+def test_neither_service_sees_the_other_s_half_of_the_store(service: str) -> None:
+    assert all((ROOT / f"{module.replace('.', '/')}.py").is_file() for module in OTHER_HALF[service])
+    assert not [name(path) for path in modules_of(service) if imported_modules(path) & OTHER_HALF[service]]
+
+
+def test_no_import_leads_back() -> None:
+    """Whoever reads from an entry point downwards meets each file once."""
+    modules = {name(path).removesuffix(".py").replace("/", "."): path for path in modules_of(*SERVICES)}
+    imports = {module: imported_modules(path) & modules.keys() for module, path in modules.items()}
+    while leaves := {module for module, needed in imports.items() if not needed & imports.keys()}:
+        imports = {module: needed for module, needed in imports.items() if module not in leaves}
+    assert not imports, f"these import one another in a circle: {sorted(imports)}"
+
+
+def test_a_transition_has_one_name_in_lua_in_python_and_in_the_tests() -> None:
+    pages = {page.stem for page in (ROOT / STORE / "transitions").glob("*.lua")} - {"shared"}
+    methods = [
+        method.name
+        for path in (ROOT / STORE).glob("*.py")
+        for kind in tree(path).body
+        if isinstance(kind, ast.ClassDef)
+        for method in kind.body
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert {page: methods.count(page) for page in pages} == dict.fromkeys(pages, 1)
+    assert not [page for page in pages if not (ROOT / f"tests/store/test_{page}.py").is_file()]
+
+
+def test_a_long_file_says_why() -> None:
+    long = [path for path in modules_of(*SERVICES, "tools", "bench") if path.read_text().count("\n") > LONG]
+    assert not [name(path) for path in long if "Long because" not in (ast.get_docstring(tree(path)) or "")]
+
+
+def test_the_files_that_the_documents_name_are_there() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    found = {
+        path
+        for page in pages
+        for path in re.findall(r"\b(?:[a-z0-9_]+/)+[a-z0-9_]+\.(?:py|lua)\b", page.read_text())
+    }
+    assert found
+    assert not [path for path in found - {"path/to/file.py"} if not (ROOT / path).is_file()]
 
 
 def test_every_module_says_what_it_is_for() -> None:

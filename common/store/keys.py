@@ -4,12 +4,12 @@
 |----------------------|--------|------------------------------------------------------------------------|
 | {fP}:jobs:<model>    | stream | one entry per unfinished job, field `id`; consumer group `processors`  |
 | {fP}:job:<id>        | hash   | the job: input, status, created, attempt, owner, entry, started, …     |
-| {fP}:dead:<model>    | stream | jobs given up, for people; at most DEAD_LIMIT and 64 MiB               |
-| {fP}:graves:<model>  | hash   | where in it each id lies                                               |
-| {fP}:alarms:<model>  | sorted set | jobs with a deadline or a retry to come, by that time              |
+| {fP}:dead:<model>    | stream | dead letters: jobs given up; at most DEAD_LIMIT and 64 MiB            |
+| {fP}:graves:<model>  | hash   | the entry in it of each id                                             |
+| {fP}:alarms:<model>  | sorted set | jobs with a deadline or a delayed retry, by that time              |
 | {fP}:counts:<model>  | hash   | unfinished (waiting and running); ever: each final status, given_up    |
 | {fP}:key:<digest>    | string | the id of the job that came with this Idempotency-Key; lives as long   |
-| {fP}:relay:<name>    | shard channel | what one gateway or one processor must hear                     |
+| {fP}:relay:<name>    | shard channel | announcements for one gateway or one processor                  |
 
 P is the partition. The last byte of an id, modulo PARTITIONS, names it; ids made here have a last byte below
 PARTITIONS, so a deployment that grows PARTITIONS still finds the jobs it took before.
