@@ -1,4 +1,5 @@
-"""How answers leave: the head waits for its body, and never longer than a turn of the loop."""
+"""How answers leave: the head waits for its body, and never longer than a turn of the loop. How long a client may take
+for its part, and what it is told then. tests/security/test_raw_bytes.py sends what is not quite HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator
