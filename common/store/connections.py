@@ -19,15 +19,13 @@ from redis.crc import key_slot
 from common.store import keys
 from common.store.dial import Command, refused, send
 from common.store.server_errors import is_slot_migrating, is_wrong_server, translate
+from common.store.subscription import Subscription, merged
 from common.store.topology import Topology, make_topology
-
-__all__ = ["BLOCK_S", "COMMAND_TIMEOUT_S", "Connections", "Link", "Subscription"]
 
 COMMAND_TIMEOUT_S = 5.0
 BLOCK_S = 1.0  # a blocking read; its answer must come within BLOCK_S + COMMAND_TIMEOUT_S, or the peer is gone
 REDIRECTS = 5
 REDIRECT_S = 0.1
-MERGED = 1000  # messages of several servers that wait to be heard
 SUBSCRIPTION_PROTOCOL = 2  # redis-py takes a detour through its logger for each push of RESP3
 
 
@@ -143,7 +141,7 @@ class Connections:
         return Link(self._topology, _slot(keys.tag(partition)), timeout_s=timeout_s, tries=tries)
 
     @asynccontextmanager
-    async def subscription(self, channels: list[str]) -> AsyncIterator["Subscription"]:
+    async def subscription(self, channels: list[str]) -> AsyncIterator[Subscription]:
         """A subscription whose every channel a server has confirmed. Raises StoreUnavailable."""
         by_slot = {_slot(channel): channel for channel in channels}
         async with AsyncExitStack() as stack:
@@ -155,7 +153,7 @@ class Connections:
                         stack.push_async_callback(connection.disconnect, nowait=True)
                         await self._subscribe(connection, [by_slot[slot] for slot in slots])
                         parts.append(Subscription(connection, self._topology))
-                whole = parts[0] if len(parts) == 1 else await stack.enter_async_context(_merged(parts))
+                whole = parts[0] if len(parts) == 1 else await stack.enter_async_context(merged(parts))
                 yield whole
             except Exception as error:
                 raise translate(error) from error
@@ -177,73 +175,3 @@ class Connections:
 
 def _slot(key: str) -> int:
     return key_slot(key.encode())
-
-
-class Subscription:
-    """Payloads as they come. A connection that answers neither with a message nor with a PONG for two
-    `PING_S` is dead, whatever TCP says (a half-open peer is silent for hours)."""
-
-    PING_S = 2.0
-
-    def __init__(self, connection: Connection, topology: Topology) -> None:
-        self._connection = connection
-        self._topology = topology
-
-    async def receive(self) -> bytes | None:
-        """The next payload, or None for a sign of life without one. Raises StoreUnavailable."""
-        try:
-            reply = await self._read()
-            if reply is None:
-                await self._topology.confirm(self._connection)
-                await send(self._connection, [("PING",)])
-                reply = await self._read()
-            if reply is None:
-                raise exceptions.TimeoutError("the subscription's connection is silent")
-            if isinstance(reply, list) and reply[0] == b"sunsubscribe":
-                raise exceptions.ConnectionError("a channel has moved to another server")
-        except Exception as error:
-            self._topology.lost(self._connection)
-            raise translate(error) from error
-        is_message = isinstance(reply, list) and reply[0] == b"smessage"
-        return reply[2] if is_message else None
-
-    async def _read(self) -> Any:
-        """None when the time is up: redis-py does not raise for a timeout that is its argument."""
-        return await self._connection.read_response(
-            disable_decoding=True, timeout=self.PING_S, disconnect_on_error=False
-        )
-
-
-class _Merged(Subscription):
-    """Several as one. The end of one is the end of all: who listens then looks up what may have been missed."""
-
-    def __init__(self) -> None:
-        self._heard: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(MERGED)
-
-    async def receive(self) -> bytes | None:
-        payload = await self._heard.get()
-        if isinstance(payload, Exception):
-            raise payload
-        return payload
-
-    async def hear(self, part: Subscription) -> None:
-        """Until cancelled, or until the part has ended."""
-        while True:
-            try:
-                payload = await part.receive()
-            except Exception as error:
-                await self._heard.put(error)
-                return
-            await self._heard.put(payload)
-
-
-@asynccontextmanager
-async def _merged(parts: Sequence[Subscription]) -> AsyncIterator[_Merged]:
-    whole = _Merged()
-    hearing = [asyncio.create_task(whole.hear(part), name="subscription") for part in parts]
-    try:
-        yield whole
-    finally:
-        for task in hearing:
-            task.cancel()
-        await asyncio.wait(hearing)

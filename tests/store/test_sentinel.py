@@ -90,7 +90,7 @@ class TestJobStore:
         self, sentinels: SentinelSet, open_store: MakeStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A failover that somebody asked for: the old primary answers all the time, as a replica in the end."""
-        monkeypatch.setattr("common.store.connections.Subscription.PING_S", 0.2)
+        monkeypatch.setattr("common.store.subscription.Subscription.PING_S", 0.2)
         gateway = open_store(sentinels.url, name="gate")
         processor = Processor(open_store(sentinels.url, name="proc"))
         await gateway.queue.prepare()
