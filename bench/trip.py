@@ -11,9 +11,9 @@ from bench.report import Row, Section, Target
 from bench.stage import Stage
 from common.store import keys
 from common.store.announcements import parse_announcement
+from common.store.connections.subscription import Subscription
 from common.store.jobs import Jobs, Submission
 from common.store.session import Session
-from common.store.subscription import Subscription
 
 INPUT = b'{"text":"a short text","n":1}'
 ROUNDS = 5

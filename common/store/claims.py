@@ -16,10 +16,10 @@ from redis import exceptions
 
 from common.errors import StoreUnavailable
 from common.store import keys
-from common.store.connections import BLOCK_S, Link
+from common.store.connections.errors import translate
+from common.store.connections.link import BLOCK_S, Link
 from common.store.queue import make_group
 from common.store.script import Script
-from common.store.server_errors import translate
 from common.store.session import Session
 from common.store.states import Status
 

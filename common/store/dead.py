@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from common.store import keys
+from common.store.connections.errors import translate
 from common.store.script import Script
-from common.store.server_errors import translate
 from common.store.session import Session
 
 PAGE_BYTES = 1 << 20

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from common.store.dial import Command
+from common.store.connections.dial import Command
 from common.store.group_commit import GroupCommit
 from common.store.script import Script
 from common.store.session import Durability, Session

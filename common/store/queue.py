@@ -7,8 +7,8 @@ import structlog
 
 from common.errors import StoreMisconfigured, StoreUnavailable
 from common.store import keys
+from common.store.connections.errors import translate
 from common.store.script import Script
-from common.store.server_errors import translate
 from common.store.session import Session
 from common.store.states import Status
 

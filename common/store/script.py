@@ -12,9 +12,9 @@ from typing import Any
 from redis import exceptions
 
 from common.store import keys
-from common.store.connections import Link
-from common.store.dial import Command
-from common.store.server_errors import translate
+from common.store.connections.dial import Command
+from common.store.connections.errors import translate
+from common.store.connections.link import Link
 
 
 class Script:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from common.settings import CommonSettings
 from common.store import keys
-from common.store.connections import Connections, Link
-from common.store.subscription import Subscription
+from common.store.connections.link import Connections, Link
+from common.store.connections.subscription import Subscription
 
 #: How far a submission must get before it counts as accepted: into the server, into one replica, onto the disk.
 Durability = Literal["server", "replicated", "fsync"]

@@ -22,7 +22,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from common.store import keys
-from common.store.connections import COMMAND_TIMEOUT_S
+from common.store.connections.link import COMMAND_TIMEOUT_S
 from tests.conftest import PUNCTUAL, eventually, leftovers, wait_until
 from tests.services import MOODY, MOODY_BATCH, ROOT, Service, Services, running_services
 from tools.embedded_server import EmbeddedServer, free_port

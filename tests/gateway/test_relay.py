@@ -17,7 +17,7 @@ from tests.gateway.world import Proxy, World
 def no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a new subscription makes the relay look, and a silent one is given up soon. Ask for it before `world`."""
     monkeypatch.setattr(relay_module, "SWEEP_S", 3600.0)
-    monkeypatch.setattr("common.store.subscription.Subscription.PING_S", 0.2)
+    monkeypatch.setattr("common.store.connections.subscription.Subscription.PING_S", 0.2)
 
 
 class Listener:
@@ -128,7 +128,7 @@ class TestDeafness:
         self, world: World, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         prediction_id = await world.submit()
-        monkeypatch.setattr("common.store.connections.COMMAND_TIMEOUT_S", 0.5)  # of links not made yet
+        monkeypatch.setattr("common.store.connections.link.COMMAND_TIMEOUT_S", 0.5)  # of links not made yet
         with Listener(world, prediction_id) as listener:
             proxy.mute()
             await world.finish()

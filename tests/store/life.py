@@ -6,9 +6,9 @@ from typing import Any
 from common.store import keys
 from common.store.announcements import parse_announcement
 from common.store.claims import Outcome
+from common.store.connections.subscription import Subscription
 from common.store.jobs import Submission
 from common.store.states import Fault, JobState, Status
-from common.store.subscription import Subscription
 from tests.store.store import Store
 
 DONE = Outcome(Status.SUCCEEDED, b'"done"', predict_us=42)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.store.redis_url import parse_url
+from common.store.connections.redis_url import parse_url
 
 
 @pytest.mark.parametrize(

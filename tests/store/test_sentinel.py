@@ -90,7 +90,7 @@ class TestJobStore:
         self, sentinels: SentinelSet, open_store: MakeStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A failover that somebody asked for: the old primary answers all the time, as a replica in the end."""
-        monkeypatch.setattr("common.store.subscription.Subscription.PING_S", 0.2)
+        monkeypatch.setattr("common.store.connections.subscription.Subscription.PING_S", 0.2)
         gateway = open_store(sentinels.url, name="gate")
         processor = Processor(open_store(sentinels.url, name="proc"))
         await gateway.queue.prepare()
@@ -122,7 +122,7 @@ class TestJobStore:
     async def test_a_primary_that_falls_silent_is_left_for_good(
         self, sentinels: SentinelSet, open_store: MakeStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("common.store.connections.COMMAND_TIMEOUT_S", 1.0)
+        monkeypatch.setattr("common.store.connections.link.COMMAND_TIMEOUT_S", 1.0)
         gateway = open_store(sentinels.url, name="gate")
         await gateway.queue.prepare()
         old = sentinels.primary()

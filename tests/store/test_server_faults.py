@@ -216,7 +216,7 @@ class TestAServerThatIsAway:
     ) -> None:
         gateway = open_store(own.url, name="gate")
         await gateway.queue.prepare()
-        monkeypatch.setattr("common.store.connections.COMMAND_TIMEOUT_S", 0.1)
+        monkeypatch.setattr("common.store.connections.link.COMMAND_TIMEOUT_S", 0.1)
         impatient = open_store(own.url, name="gate")
         await impatient.jobs.read(SUBMISSION.id)
         own.send_signal(signal.SIGSTOP)

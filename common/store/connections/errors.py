@@ -8,7 +8,7 @@ error that it does not know: that is a fault of ours.
 from redis import exceptions
 
 from common.errors import StoreMisconfigured, StoreUnavailable
-from common.store.dial import refused
+from common.store.connections.dial import refused
 
 _TRANSIENT = (
     exceptions.ConnectionError,  # BusyLoadingError too

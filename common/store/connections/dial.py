@@ -15,7 +15,7 @@ from redis.asyncio.connection import parse_url as connection_settings
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from common.store.redis_url import Address
+from common.store.connections.redis_url import Address
 
 ASK_S = 1.0  # for one server to be reached and to answer, when there are others to ask
 

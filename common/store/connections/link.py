@@ -17,10 +17,10 @@ from redis.asyncio import Connection
 from redis.crc import key_slot
 
 from common.store import keys
-from common.store.dial import Command, refused, send
-from common.store.server_errors import is_slot_migrating, is_wrong_server, translate
-from common.store.subscription import Subscription, merged
-from common.store.topology import Topology, make_topology
+from common.store.connections.dial import Command, refused, send
+from common.store.connections.errors import is_slot_migrating, is_wrong_server, translate
+from common.store.connections.subscription import Subscription, merged
+from common.store.connections.topology import Topology, make_topology
 
 COMMAND_TIMEOUT_S = 5.0
 BLOCK_S = 1.0  # a blocking read; its answer must come within BLOCK_S + COMMAND_TIMEOUT_S, or the peer is gone

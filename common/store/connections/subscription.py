@@ -12,9 +12,9 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import Connection
 
-from common.store.dial import send
-from common.store.server_errors import translate
-from common.store.topology import Topology
+from common.store.connections.dial import send
+from common.store.connections.errors import translate
+from common.store.connections.topology import Topology
 
 MERGED = 1000  # messages of several servers that wait to be heard
 

@@ -10,10 +10,10 @@ from typing import Protocol
 from redis import exceptions
 from redis.asyncio import Connection
 
-from common.store.cluster import Cluster
-from common.store.one_server import OneServer
-from common.store.redis_url import parse_url
-from common.store.sentinels import Sentinels
+from common.store.connections.cluster import Cluster
+from common.store.connections.one_server import OneServer
+from common.store.connections.redis_url import parse_url
+from common.store.connections.sentinels import Sentinels
 
 
 class Topology(Protocol):

@@ -9,9 +9,9 @@ import asyncio
 from redis import exceptions
 from redis.asyncio import Connection
 
-from common.store.dial import ASK_S, Dial, address_of, ask, in_words, refused
-from common.store.one_server import OneServer
-from common.store.redis_url import Address, RedisUrl
+from common.store.connections.dial import ASK_S, Dial, address_of, ask, in_words, refused
+from common.store.connections.one_server import OneServer
+from common.store.connections.redis_url import Address, RedisUrl
 
 
 class Sentinels(OneServer):

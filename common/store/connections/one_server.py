@@ -9,8 +9,8 @@ from redis import exceptions
 from redis.asyncio import Connection
 
 from common.errors import StoreMisconfigured
-from common.store.dial import Dial
-from common.store.redis_url import RedisUrl
+from common.store.connections.dial import Dial
+from common.store.connections.redis_url import RedisUrl
 
 
 class OneServer:
