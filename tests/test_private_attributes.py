@@ -7,8 +7,10 @@ A part that stays may change its meaning: that is for the tests of the file that
 import ast
 import inspect
 import textwrap
+import tomllib
 from collections.abc import Callable, Coroutine
 from operator import attrgetter
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 from unittest.mock import DEFAULT, Mock
@@ -17,6 +19,9 @@ import pytest
 import uvicorn
 from starlette import routing
 from starlette.applications import Starlette
+
+ROOT = Path(__file__).resolve().parents[1]
+BOUNDED = ("redis", "starlette", "uvicorn")
 
 HTTP_PROTOCOL = "common/http/http_protocol.py"
 WEBSOCKET_PROTOCOL = "common/http/websocket_protocol.py"
@@ -300,3 +305,10 @@ def test_starlette_hands_an_object_the_raw_request() -> None:
     scope = {"type": "http", "path": "/predict/x", "method": "PUT"}
     found = {"endpoint": endpoint, "path_params": {"prediction_id": "x"}}
     assert route.matches(scope) == (routing.Match.FULL, found)
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_library_whose_insides_we_use_has_an_upper_bound(name: str) -> None:
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (entry,) = [entry for entry in dependencies if entry.startswith(name)]
+    assert ",<" in entry, f"give {name} an upper bound in pyproject.toml: we use its insides"
