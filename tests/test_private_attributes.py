@@ -27,8 +27,11 @@ HTTP_PROTOCOL = "common/http/http_protocol.py"
 WEBSOCKET_PROTOCOL = "common/http/websocket_protocol.py"
 SERVER_STATE = "common/http/server_state.py"
 SERVER = "common/http/server.py"
-CONNECTIONS = "common/store/connections.py"
-TOPOLOGY = "common/store/topology.py"
+LINK = "common/store/connections/link.py"
+SUBSCRIPTION = "common/store/connections/subscription.py"
+ERRORS = "common/store/connections/errors.py"
+DIAL = "common/store/connections/dial.py"
+CLUSTER = "common/store/connections/cluster.py"
 
 
 # -- instances of theirs, because some attributes are only there
@@ -126,24 +129,24 @@ USED: list[tuple[str, str | Callable[[], Any], str]] = [
     ("gateway/app.py", Starlette, "router.redirect_slashes"),
     ("gateway/security.py", Starlette, "routes"),
     ("gateway/security.py", "starlette.routing", "BaseRoute.matches Match.NONE"),
-    (CONNECTIONS, "redis.crc", "key_slot"),
-    (CONNECTIONS, "redis.asyncio", "Connection"),
-    (CONNECTIONS, redis_connection, "disconnect is_connected read_response"),
-    (TOPOLOGY, "redis.asyncio", "Connection"),
-    (TOPOLOGY, redis_connection, "connect disconnect host port read_response send_packed_command"),
-    (TOPOLOGY, "redis.asyncio.connection", "parse_url"),
-    (TOPOLOGY, "redis.asyncio.retry", "Retry"),
-    (TOPOLOGY, "redis.backoff", "NoBackoff"),
-    (TOPOLOGY, "hiredis", "pack_command"),
-    (TOPOLOGY, moved, "host port"),
+    (LINK, "redis.crc", "key_slot"),
+    (LINK, "redis.asyncio", "Connection"),
+    (LINK, redis_connection, "disconnect is_connected read_response"),
+    (DIAL, "redis.asyncio", "Connection"),
+    (DIAL, redis_connection, "connect disconnect host port read_response send_packed_command"),
+    (DIAL, "redis.asyncio.connection", "parse_url"),
+    (DIAL, "redis.asyncio.retry", "Retry"),
+    (DIAL, "redis.backoff", "NoBackoff"),
+    (DIAL, "hiredis", "pack_command"),
+    (CLUSTER, moved, "host port"),
     (
-        TOPOLOGY,
+        DIAL,
         "redis.exceptions",
         "AuthenticationError AuthorizationError ClusterDownError ConnectionError MovedError NoPermissionError "
         "RedisError",
     ),
     (
-        CONNECTIONS,
+        ERRORS,
         "redis.exceptions",
         "AskError BusyLoadingError ClusterDownError ConnectionError MovedError OutOfMemoryError ReadOnlyError "
         "ResponseError TimeoutError TryAgainError",
@@ -168,22 +171,22 @@ PASSED = [
         "server_state",
     ),
     (WEBSOCKET_PROTOCOL, "websockets.server:ServerProtocol", "max_size logger"),
-    (TOPOLOGY, "redis.asyncio:Connection", "host port protocol socket_timeout retry legacy_responses"),
-    (TOPOLOGY, "redis.asyncio:Connection", "username password db"),
-    (TOPOLOGY, "redis.asyncio:Connection.send_packed_command", "check_health"),
-    (TOPOLOGY, "redis.asyncio:Connection.disconnect", "nowait"),
-    (TOPOLOGY, "redis.asyncio:Connection.read_response", "disable_decoding timeout"),
-    (CONNECTIONS, "redis.asyncio:Connection.disconnect", "nowait"),
-    (CONNECTIONS, "redis.asyncio:Connection.read_response", "disable_decoding timeout disconnect_on_error"),
+    (DIAL, "redis.asyncio:Connection", "host port protocol socket_timeout retry legacy_responses"),
+    (DIAL, "redis.asyncio:Connection", "username password db"),
+    (DIAL, "redis.asyncio:Connection.send_packed_command", "check_health"),
+    (DIAL, "redis.asyncio:Connection.disconnect", "nowait"),
+    (DIAL, "redis.asyncio:Connection.read_response", "disable_decoding timeout"),
+    (LINK, "redis.asyncio:Connection.disconnect", "nowait"),
+    (SUBSCRIPTION, "redis.asyncio:Connection.read_response", "disable_decoding timeout disconnect_on_error"),
 ]
 
 #: our file, a class, and what of it must stay a subclass: the file names only the class
 CAUGHT = [
-    (CONNECTIONS, "ConnectionError", "BusyLoadingError"),
-    (CONNECTIONS, "AskError", "MovedError"),
-    (CONNECTIONS, "ClusterDownError", "MasterDownError"),
+    (ERRORS, "ConnectionError", "BusyLoadingError"),
+    (ERRORS, "AskError", "MovedError"),
+    (ERRORS, "ClusterDownError", "MasterDownError"),
     (
-        CONNECTIONS,
+        ERRORS,
         "ResponseError",
         "AskError ClusterDownError NoPermissionError NoScriptError OutOfMemoryError ReadOnlyError TryAgainError",
     ),
@@ -217,6 +220,10 @@ def has(owner: Any, path: str) -> bool:
     except AttributeError:
         return False
     return True
+
+
+def test_our_files_are_there() -> None:
+    assert not [file for file, *_ in (*USED, *PASSED, *CAUGHT) if not (ROOT / file).is_file()]
 
 
 def short(value: Any) -> str | None:
@@ -289,7 +296,7 @@ def test_uvicorn_offers_the_extensions_that_we_use() -> None:
 
 
 def test_redis_py_names_the_class_that_a_url_needs() -> None:
-    """`common/store/topology.py` makes the connection itself."""
+    """`common/store/connections/dial.py` makes the connection itself."""
     assert "connection_class" in resolve_name("redis.asyncio.connection:parse_url")("unix:///socket")
 
 
