@@ -113,7 +113,7 @@ class Flights:
         """If it still works on the job; its other jobs fly again on the next process."""
         flight = self._flights.get(model)
         place = flight.place(job) if flight else None
-        if place is not None and not model.has_given_up(place):
+        if place is not None and not model.has_cancelled(place):
             model.interrupt()
 
     async def _next_batch(self) -> list[Job]:

@@ -71,7 +71,7 @@ class JsonHttpProtocol(HttpToolsProtocol, TimedConnection):
         self._head_bytes = 0
         self._received = 0
         self._fault: tuple[int, str] | None = None  # why a callback of the parser gave up
-        self._last_words: bytes | None = None  # a refusal that waits for the answers before it
+        self._final_response: bytes | None = None  # a refusal that waits for the answers before it
         self._waits_for: object = (
             None  # what `check_progress` saw the client owe, since when, and how much had come
         )
@@ -83,7 +83,7 @@ class JsonHttpProtocol(HttpToolsProtocol, TimedConnection):
         self.server_state.sweep_later()
 
     def data_received(self, data: bytes) -> None:
-        if self._last_words is not None or self.transport.is_closing():
+        if self._final_response is not None or self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
         self._received += len(data)
@@ -107,7 +107,7 @@ class JsonHttpProtocol(HttpToolsProtocol, TimedConnection):
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         if len(self.url) > MAX_URL_BYTES:
-            self._give_up(414, f"The URL is longer than {MAX_URL_BYTES} bytes: send less.")
+            self._reject(414, f"The URL is longer than {MAX_URL_BYTES} bytes: send less.")
 
     def on_headers_complete(self) -> None:
         self._check_head()
@@ -124,25 +124,25 @@ class JsonHttpProtocol(HttpToolsProtocol, TimedConnection):
     def _check_head(self) -> None:
         """What RFC 9112 has refused and httptools lets pass."""
         if len(self.headers) > MAX_HEADERS:
-            self._give_up(431, f"There are more than {MAX_HEADERS} headers: send less.")
+            self._reject(431, f"There are more than {MAX_HEADERS} headers: send less.")
         hosts = 0
         for name, _ in self.headers:
             if name == b"host":
                 hosts += 1
             elif name == b"transfer-encoding" and self.parser.get_http_version() == "1.0":
-                self._give_up(400, "HTTP/1.0 has no Transfer-Encoding: use Content-Length.")
+                self._reject(400, "HTTP/1.0 has no Transfer-Encoding: use Content-Length.")
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
-            self._give_up(400, "The request must have exactly one Host header.")
+            self._reject(400, "The request must have exactly one Host header.")
 
-    def _give_up(self, code: int, sentence: str) -> None:
+    def _reject(self, code: int, sentence: str) -> None:
         self._fault = code, sentence
         raise ValueError(sentence)  # httptools makes an HttpParserError of it
 
     def on_response_complete(self) -> None:
-        last = self._last_words is not None and not self.pipeline
+        last = self._final_response is not None and not self.pipeline
         super().on_response_complete()
         if last:
-            self._say_last()
+            self._send_final_response()
 
     def check_progress(self, now: float) -> None:
         """Called by the sweep. End the connection of a client that owes a head or a body for too long.
@@ -151,7 +151,7 @@ class JsonHttpProtocol(HttpToolsProtocol, TimedConnection):
         """
         cycle = self.cycle
         in_body = cycle is not None and cycle.scope is self.scope
-        if self.flow.read_paused or self.timeout_keep_alive_task or self._last_words is not None:
+        if self.flow.read_paused or self.timeout_keep_alive_task or self._final_response is not None:
             owed: object = None
         elif in_body and not cycle.response_complete:
             owed = cycle if cycle.more_body else None
@@ -205,20 +205,20 @@ class JsonHttpProtocol(HttpToolsProtocol, TimedConnection):
             f"HTTP/1.1 {code} {HTTPStatus(code).phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
             f"{retry_after}content-length: {len(body)}\r\n\r\n"
         )
-        self._last_words = head.encode() + body
+        self._final_response = head.encode() + body
         cycle = self.cycle
         own = self._in_body()
         if own and self.pipeline:
             self.pipeline.popleft()  # it has not begun; what is before it has
         elif own or cycle is None or cycle.response_complete:
-            self._say_last()
+            self._send_final_response()
 
     def _in_body(self) -> bool:
         """Whether the last request has an app, and is not complete."""
         return self.cycle is not None and self.cycle.scope is self.scope and self.cycle.more_body
 
-    def _say_last(self) -> None:
-        if self._last_words and not self.transport.is_closing():
+    def _send_final_response(self) -> None:
+        if self._final_response and not self.transport.is_closing():
             if not (self._in_body() and self.cycle.response_started):
-                self.transport.write(self._last_words)
+                self.transport.write(self._final_response)
             self.transport.close()

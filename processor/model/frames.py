@@ -23,8 +23,8 @@ class Kind(IntEnum):
     )
     REFUSED = 5  # a sentence: the model's type hints refuse this input
     RETRY = 6  # JSON {"error", "cause", "after": seconds, "traceback": text}: the model asks for another try
-    CANCEL = 7  # parent → child: "<hand-over> <index>", an input of the present hand-over that nobody wants
-    CANCELLED = 8  # child → parent, out of turn: "<hand-over> <index>", it does not run and will not
+    CANCEL = 7  # parent → child: "<batch> <index>", an input of the present batch that nobody wants
+    CANCELLED = 8  # child → parent, out of turn: "<batch> <index>", it does not run and will not
 
 
 class Item(NamedTuple):

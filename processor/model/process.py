@@ -59,8 +59,8 @@ class ModelProcess:
         self.state = State.STOPPED
         self.batch = False
         self._cancels = False  # the model is async: it can be asked to give up an input
-        self._hand_over = 0
-        self._cancelled: set[int] = set()  # places in the hand-over that the model has given up
+        self._batch_number = 0
+        self._cancelled: set[int] = set()  # places in the batch that the model has given up
 
     async def start(self) -> None:
         """Spawn, load the model, run its setup. Raises ModelFault with one sentence."""
@@ -94,7 +94,7 @@ class ModelProcess:
             await self.kill()
             raise ModelFault(first.data.decode())
         ready = orjson.loads(first.data)
-        self.batch, self._cancels, self._hand_over = ready["batch"], ready["cancels"], 0
+        self.batch, self._cancels, self._batch_number = ready["batch"], ready["cancels"], 0
         self.state = State.IDLE
 
     async def predict(self, inputs: Sequence[bytes]) -> AsyncIterator[list[Item]]:
@@ -105,8 +105,8 @@ class ModelProcess:
         self.state = State.BUSY
         assert self._writer is not None
         if self._writer.is_closing():  # killed while it was idle
-            raise ModelDied(await self._last_words())
-        self._hand_over += 1
+            raise ModelDied(await self._describe_exit())
+        self._batch_number += 1
         self._cancelled.clear()
         self._writer.write(pack([Item(Kind.INPUT, 0, data) for data in inputs]))
         missing = len(inputs)
@@ -120,19 +120,19 @@ class ModelProcess:
                 raise ModelDied(words, timeout=True) from None
             if outcomes[0].kind == Kind.CANCELLED:
                 told = [tuple(map(int, item.data.split())) for item in outcomes]
-                self._cancelled.update(place for hand_over, place in told if hand_over == self._hand_over)
+                self._cancelled.update(place for number, place in told if number == self._batch_number)
                 continue
             missing -= len(outcomes)
             yield outcomes
         self.state = State.IDLE
 
     def cancel(self, place: int) -> None:
-        """Ask the model to give up the input at this place of the present hand-over. An async model gets
+        """Ask the model to give up the input at this place of the present batch. An async model gets
         CancelledError; others cannot be asked."""
         if self._cancels and self._writer is not None and self.state is State.BUSY:
-            self._writer.write(pack([Item(Kind.CANCEL, 0, b"%d %d" % (self._hand_over, place))]))
+            self._writer.write(pack([Item(Kind.CANCEL, 0, b"%d %d" % (self._batch_number, place))]))
 
-    def has_given_up(self, place: int) -> bool:
+    def has_cancelled(self, place: int) -> bool:
         """Whether the model has ended its work on that input, or will not begin it."""
         return place in self._cancelled
 
@@ -146,9 +146,9 @@ class ModelProcess:
             size, count = HEADER.unpack(await self._reader.readexactly(HEADER.size))
             return unpack(count, await self._reader.readexactly(size))
         except (asyncio.IncompleteReadError, OSError):
-            raise ModelDied(await self._last_words()) from None
+            raise ModelDied(await self._describe_exit()) from None
 
-    async def _last_words(self) -> str:
+    async def _describe_exit(self) -> str:
         await self._end(grace_s=1.0)  # its socket closes a moment before it is gone
         self.state = State.DEAD
         assert self._process is not None
@@ -185,14 +185,14 @@ class ModelProcess:
             if process.returncode is None:
                 process.kill()
         await process.wait()
-        _kill_left_behind(process.pid)
+        _kill_orphans(process.pid)
         if self._prints:
             await asyncio.wait(self._prints, timeout=STOP_LIMIT_S)
         for task in self._prints:
             task.cancel()
 
 
-def _kill_left_behind(group: int) -> None:
+def _kill_orphans(group: int) -> None:
     """SIGKILL for the rest of a process group whose leader is gone. Its number belongs to nobody else while there is
     a rest; without one it may be a new process."""
     try:

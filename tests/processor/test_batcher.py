@@ -17,7 +17,7 @@ def batch_pace(size: int) -> BatchPolicy:
 
 
 def settled(policy: BatchPolicy, seconds: float, count: int) -> BatchPolicy:
-    """After many hand-overs that took the same."""
+    """After many batches that took the same."""
     for _ in range(200):
         policy.record(seconds, count)
     return policy
