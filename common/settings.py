@@ -1,7 +1,7 @@
 """Settings, read once at start from the environment and `.env`. A wrong value is one line that names it.
 
 Each service has its own class, so that it knows nothing of the other's settings; names and defaults are documented
-in docs/api.md, and a test keeps the two equal.
+in docs/operations.md, and a test keeps the two equal.
 """
 
 from typing import Annotated, Literal, TypeVar

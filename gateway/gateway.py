@@ -53,9 +53,7 @@ class Gateway:
         self.clock = AlarmClock(self.queue)
         self._in_flight = InFlight(settings.max_in_flight)
         self.ids = keys.new_ids(settings.partitions)
-        self.started = (
-            False  # the server has been checked and the relay has heard it: predictions may be taken
-        )
+        self.started = False  # the server was checked and the relay hears: predictions may be taken
         self.draining = False
         self._drain_callbacks: set[Callback] = set()
         metrics.ACTIVE_REQUESTS.set_function(lambda: self._in_flight.count)

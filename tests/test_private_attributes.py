@@ -140,16 +140,10 @@ USED: list[tuple[str, str | Callable[[], Any], str]] = [
     (DIAL, "hiredis", "pack_command"),
     (CLUSTER, moved, "host port"),
     (
-        DIAL,
-        "redis.exceptions",
-        "AuthenticationError AuthorizationError ClusterDownError ConnectionError MovedError NoPermissionError "
-        "RedisError",
-    ),
-    (
         ERRORS,
         "redis.exceptions",
-        "AskError BusyLoadingError ClusterDownError ConnectionError MovedError OutOfMemoryError ReadOnlyError "
-        "ResponseError TimeoutError TryAgainError",
+        "AskError AuthenticationError AuthorizationError BusyLoadingError ClusterDownError ConnectionError MovedError "
+        "NoPermissionError OutOfMemoryError ReadOnlyError RedisError ResponseError TimeoutError TryAgainError",
     ),
     ("common/store/script.py", "redis.exceptions", "NoScriptError"),
     ("common/store/claims.py", "redis.exceptions", "NoScriptError"),

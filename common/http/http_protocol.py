@@ -1,7 +1,7 @@
 """HTTP/1.1 as both services speak it: uvicorn's protocol with repairs, limits and JSON errors.
 
 It owns what happens on one connection, up to the app and back. It must never let a client hold a connection, or memory
-beyond the limits here, by being slow or by sending what is not HTTP; and never answer in anything but JSON.
+beyond the limits here, by being slow or by sending what is not HTTP; and never refuse in anything but JSON.
 """
 
 import asyncio
@@ -72,9 +72,8 @@ class JsonHttpProtocol(HttpToolsProtocol, TimedConnection):
         self._received = 0
         self._fault: tuple[int, str] | None = None  # why a callback of the parser gave up
         self._final_response: bytes | None = None  # a refusal that waits for the answers before it
-        self._waits_for: object = (
-            None  # what `check_progress` saw the client owe, since when, and how much had come
-        )
+        # what `check_progress` saw the client owe, since when, and how much had come
+        self._waits_for: object = None
         self._since = self.loop.time()
         self._received_before = 0
         super().connection_made(cast(asyncio.Transport, CoalescedWrites(transport, self.loop)))

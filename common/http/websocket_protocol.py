@@ -1,7 +1,7 @@
 """WebSockets as the gateway speaks them: uvicorn's protocol with repairs, limits and refusals in JSON.
 
 It owns what happens on one connection after its upgrade. It must never keep memory for a client that does not read or
-does not come to an end, and never write to the log what any client can cause.
+does not come to an end, and never let a client fill the log.
 """
 
 import asyncio

@@ -11,7 +11,8 @@ from redis import exceptions
 from redis.asyncio import Connection
 
 from common.errors import StoreMisconfigured
-from common.store.connections.dial import ASK_S, address_of, ask, in_words, refused
+from common.store.connections.dial import ASK_S, address_of, ask
+from common.store.connections.errors import in_words, refused
 from common.store.connections.one_server import OneServer
 from common.store.connections.redis_url import Address, RedisUrl
 

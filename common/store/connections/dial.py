@@ -1,4 +1,4 @@
-"""One connection to one server: how it is made, written to and asked, and whether the server refuses us.
+"""One connection to one server: how it is made, written to and asked.
 
 It must never try twice, choose among servers or limit a time: that is for those who call, each exchange within one
 timeout of theirs.
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from hiredis import pack_command
-from redis import exceptions
 from redis.asyncio import Connection
 from redis.asyncio.connection import parse_url as connection_settings
 from redis.asyncio.retry import Retry
@@ -19,19 +18,7 @@ from common.store.connections.redis_url import Address
 
 ASK_S = 1.0  # for one server to be reached and to answer, when there are others to ask
 
-_REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
-
 Command = Sequence[Any]
-
-
-def refused(error: BaseException) -> bool:
-    """Whether the server refuses our user or password."""
-    # while it connects, redis-py wraps a refusal in a ConnectionError
-    return isinstance(error, _REFUSED) or isinstance(error.__cause__, _REFUSED)
-
-
-def in_words(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 class Dial:

@@ -1,5 +1,5 @@
-"""What the server's errors mean: which are transient, which say that this is the wrong server, which that a slot is
-migrating, and which error of ours each becomes.
+"""What the server's errors mean: which refuse us, which are transient, which say that this is the wrong server or that
+a slot is migrating, and which error of ours each becomes.
 
 It must never act on an error: who meets one waits, connects anew or gives up. Nor may it pass off as the server's an
 error that it does not know: that is a fault of ours.
@@ -8,8 +8,8 @@ error that it does not know: that is a fault of ours.
 from redis import exceptions
 
 from common.errors import StoreMisconfigured, StoreUnavailable
-from common.store.connections.dial import refused
 
+_REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 _TRANSIENT = (
     exceptions.ConnectionError,  # BusyLoadingError too
     exceptions.TimeoutError,
@@ -38,6 +38,16 @@ def translate(error: Exception) -> Exception:
     if is_transient(error):
         return StoreUnavailable(f"Redis is not available ({type(error).__name__}: {error}).")
     return error
+
+
+def refused(error: BaseException) -> bool:
+    """Whether the server refuses our user or password."""
+    # while it connects, redis-py wraps a refusal in a ConnectionError
+    return isinstance(error, _REFUSED) or isinstance(error.__cause__, _REFUSED)
+
+
+def in_words(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def is_transient(error: Exception) -> bool:

@@ -17,8 +17,8 @@ from redis.asyncio import Connection
 from redis.crc import key_slot
 
 from common.store import keys
-from common.store.connections.dial import Command, refused, send
-from common.store.connections.errors import is_slot_migrating, is_wrong_server, translate
+from common.store.connections.dial import Command, send
+from common.store.connections.errors import is_slot_migrating, is_wrong_server, refused, translate
 from common.store.connections.subscription import Subscription, merged
 from common.store.connections.topology import Topology, make_topology
 
