@@ -14,7 +14,7 @@ from tests.contract.api import TEXT, Api, frame, news, refused, rest_of
 from tests.contract.conftest import PATIENT, Local
 from tests.services import Service
 
-UNKNOWN = [str(uuid.uuid4()), "x", "0" * 36, "%00", "%ff", "0" * 5000]
+UNKNOWN = ["3f1c9a52-7b0e-4d61-9c3a-d84f27e6b015", "x", "0" * 36, "%00", "%ff", "0" * 5000]
 UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
