@@ -17,9 +17,9 @@ from typing import Any, Self
 
 import pytest
 
+from tests.ports import free_port
 from tools import http_probe
 from tools.child_process import ending, start_child
-from tools.embedded_server import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 ECHO = f"{ROOT}/examples/echo.py:echo"

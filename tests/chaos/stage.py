@@ -13,8 +13,9 @@ from typing import Any
 from redis.asyncio import Redis
 
 from tests.chaos.proxy import Proxy
+from tests.ports import free_port
 from tests.services import ROOT, Service
-from tools.embedded_server import EmbeddedServer, free_port
+from tools.embedded_server import EmbeddedServer
 
 LEASE_S = 2.0
 SYNC_WAIT_S = 10.0

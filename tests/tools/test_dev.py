@@ -16,8 +16,9 @@ import pytest
 from common.errors import StartFault
 from common.http.server import bind
 from common.settings import GatewaySettings, ProcessorSettings
+from tests.ports import free_port
 from tools.dev import choose_ports
-from tools.embedded_server import EmbeddedServer, free_port
+from tools.embedded_server import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO = f"{ROOT}/examples/echo.py:echo"

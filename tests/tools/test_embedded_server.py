@@ -11,7 +11,8 @@ import pytest
 from redis import Redis
 
 from common.errors import StartFault
-from tools.embedded_server import EmbeddedServer, free_port
+from tests.ports import free_port
+from tools.embedded_server import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parents[2]
 
