@@ -21,7 +21,7 @@ run: $(VENV)/installed-run  ## Start everything on this machine: URL http://loca
 	@$(PYTHON) -m tools.dev
 
 test: $(VENV)/installed-dev  ## Run the tests; ARGS go to pytest: make test ARGS="-k relay -x"
-	@$(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(VENV)/installed-dev  ## Format, lint and types, without changing a file
 	@$(PYTHON) -m ruff format --check .

@@ -4,6 +4,7 @@ pending, no consumer, no alarm, no job without a TTL. A test that means to leave
 """
 
 import asyncio
+import faulthandler
 import inspect
 import os
 import time
@@ -13,17 +14,46 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from tests import ports
+from tools import redis_topologies
 from tools.embedded_server import EmbeddedServer
 
 POLL_S = 0.01
+# for the rest of a test that has failed
+TEARDOWN_S = 60.0
+MAX_WORKERS = 16
 # an idle server looks at its clock every 2 ms, not every 100: short blocking reads end in time
 PUNCTUAL = ["--hz", "500"]
 
 
+_stderr = pytest.StashKey[int]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "leaves_jobs(why): the server is not checked for leftovers after this test"
-    )
+    config.stash[_stderr] = os.dup(2)  # the real one: nothing is captured yet
+    # those are drawn with `random`, which pytest-randomly seeds alike in every worker
+    redis_topologies.free_ports = ports.free_ports
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    os.close(config.stash[_stderr])
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Tests wait more than they compute: two workers a core. A few tests by name are done before workers have started."""
+    named = config.option.keyword or any(".py" in path for path in config.option.file_or_dir)
+    return 0 if named else min(2 * (os.cpu_count() or 1), MAX_WORKERS)
+
+
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
+    """A failed test's traceback may hold a socket for whose end uvloop's Loop.close waits, and pytest-timeout has stopped
+    its clock by now: such a process ends here, showing where it stands, and another worker goes on."""
+    if isinstance(node, pytest.Item) and not node.config.option.usepdb:
+        faulthandler.dump_traceback_later(TEARDOWN_S, exit=True, file=node.config.stash[_stderr])
+
+
+def pytest_runtest_logfinish() -> None:
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,9 @@ class TestPut:
         for other in ({"a": 1}, {"a": 1.0, "b": [2.5]}, {"a": True, "b": [2.5]}, None):
             refused(idle.put(prediction_id, other, ASYNC), 422, prediction_id=prediction_id)
 
-    @pytest.mark.parametrize("prediction_id", ["7", "not-a-uuid", "3f1c9a52-7b0e-4d61-9c3a-d84f27e6b01", "0" * 32])
+    @pytest.mark.parametrize(
+        "prediction_id", ["7", "not-a-uuid", "3f1c9a52-7b0e-4d61-9c3a-d84f27e6b01", "0" * 32]
+    )
     def test_what_is_no_uuid_is_refused(self, api: Api, prediction_id: str) -> None:
         assert "UUID" in refused(api.put(prediction_id, TEXT), 400)
 
