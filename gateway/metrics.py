@@ -17,16 +17,14 @@ from common.store.queue import QueueStats
 #: OpenTelemetry's http.server.request.duration
 REQUEST_SECONDS = Histogram(
     "http_server_request_duration_seconds",
-    "Answers, from the complete head of the request to the last byte of the answer.",
+    "Time from the complete head of the request to the last byte of the answer.",
     ["http_route", "http_request_method", "http_response_status_code"],
 )
-ACTIVE_REQUESTS = Gauge("http_server_active_requests", "Requests for predictions under way.")
-WAITERS = Gauge("foretell_waiters", "Predictions that somebody here waits for.")
+ACTIVE_REQUESTS = Gauge("http_server_active_requests", "Prediction requests in progress.")
+WAITERS = Gauge("foretell_waiters", "Predictions with waiters at this gateway.")
 WEBSOCKETS = Gauge("foretell_websockets", "Open WebSockets.")
-RELAY_CONNECTED = Gauge("foretell_relay_connected", "1 while the gateway hears announcements.")
-RELAY_RECONNECTS = Counter(
-    "foretell_relay_reconnects", "Subscriptions that were lost and had to be made again."
-)
+RELAY_CONNECTED = Gauge("foretell_relay_connected", "1 while the gateway is subscribed to announcements.")
+RELAY_RECONNECTS = Counter("foretell_relay_reconnects", "Times the subscription was lost and made again.")
 
 
 class Queue(Collector):
@@ -44,17 +42,21 @@ class Queue(Collector):
             return
         waiting = max(0, found.unfinished - found.running)
         for name, meaning, value in (
-            ("unfinished", "Predictions accepted and not final.", found.unfinished),
-            ("waiting", "Those that no processor has.", waiting),
-            ("running", "Those that a processor has claimed.", found.running),
-            ("oldest_waiting_seconds", "How long the next in line has waited.", found.oldest_s or 0.0),
+            ("unfinished", "Predictions accepted and not final: waiting plus running.", found.unfinished),
+            ("waiting", "Unfinished predictions claimed by no processor.", waiting),
+            ("running", "Unfinished predictions claimed by a processor.", found.running),
+            (
+                "oldest_waiting_seconds",
+                "How long the next prediction in line has waited.",
+                found.oldest_s or 0.0,
+            ),
             ("limit", "MAX_QUEUE.", self.limit),
             (
                 "processors",
-                "Processors in the group; a killed one until another sweeps it out.",
+                "Processors that read the queue; a killed one counts until another removes it.",
                 found.processors,
             ),
-            ("dead", "Given-up predictions in GET /dead.", found.dead),
+            ("dead", "Dead letters in GET /dead.", found.dead),
         ):
             yield GaugeMetricFamily(f"foretell_queue_{name}", meaning, value)
         finished = CounterMetricFamily(
@@ -64,7 +66,7 @@ class Queue(Collector):
             finished.add_metric([status], number)
         yield finished
         yield CounterMetricFamily(
-            "foretell_queue_given_up", "Predictions that went to the dead.", found.given_up
+            "foretell_queue_given_up", "Predictions that became dead letters.", found.given_up
         )
 
 
