@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
 
 from common import json_text
 from common.errors import ModelFault
@@ -215,12 +214,14 @@ def _input(model: Model, text: bytes) -> Any:
         return value
     try:
         return model.validate(value)
-    except ValidationError as error:
+    except BaseException as error:
+        from pydantic import ValidationError  # here, because a model without hints has no use for pydantic
+
+        if not isinstance(error, ValidationError):  # from a validator of the user's
+            return _failed(error, time.perf_counter_ns())
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in ("input", *first["loc"]))
         return Item(Kind.REFUSED, 0, f"The model refuses the input at {place}: {first['msg']}.".encode())
-    except BaseException as error:  # from a validator of the user's
-        return _failed(error, time.perf_counter_ns())
 
 
 def _outcome(result: Any, started: int) -> Item:

@@ -4,7 +4,6 @@
 made without arguments. It needs `predict` or `predict_batch`; `setup` and `teardown` are optional.
 """
 
-import asyncio
 import importlib
 import importlib.util
 import inspect
@@ -13,19 +12,20 @@ import sys
 import typing
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
-
-from pydantic import PydanticUserError, TypeAdapter
-from pydantic.errors import PydanticSchemaGenerationError
+from typing import TYPE_CHECKING, Any
 
 from common.errors import ModelFault
+
+# asyncio and pydantic are imported where a model needs them: they were more than half of the start of a process
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Model:
     """The user's model with its methods made synchronous: `predict_batch` if `batch`, else `predict`."""
 
     def __init__(self, spec: str, subject: Any) -> None:
-        self._runner = asyncio.Runner()
+        self._runner: asyncio.Runner | None = None
         #: Set on an async model: while a call runs and the socket has something to read, the function is called, and
         #: the call gets CancelledError if it returns True.
         self.interrupts: tuple[socket.socket, Callable[[], bool]] | None = None
@@ -52,7 +52,8 @@ class Model:
 
     def teardown(self) -> None:
         self._optional("teardown")
-        self._runner.close()
+        if self._runner is not None:
+            self._runner.close()
 
     def _optional(self, name: str) -> None:
         method = getattr(self._subject, name, None)
@@ -62,15 +63,20 @@ class Model:
     def _synchronous(self, method: Callable[..., Any]) -> Callable[..., Any]:
         if not inspect.iscoroutinefunction(method):
             return method
+        import asyncio
+
+        runner = self._runner = self._runner or asyncio.Runner()
 
         def run(*args: Any) -> Any:
-            return self._runner.run(self._interruptible(method(*args)))
+            return runner.run(self._interruptible(method(*args)))
 
         return run
 
     async def _interruptible(self, call: Coroutine[Any, Any, Any]) -> Any:
         if self.interrupts is None:
             return await call
+        import asyncio
+
         channel, unwanted = self.interrupts
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
@@ -159,6 +165,9 @@ def _validator(method: Callable[..., Any], batch: bool) -> Callable[[Any], Any] 
         hint = arguments[0] if len(arguments) == 1 else Any
     if hint in (Any, object):
         return None
+    from pydantic import PydanticUserError, TypeAdapter
+    from pydantic.errors import PydanticSchemaGenerationError
+
     try:
         adapter = TypeAdapter(hint)
     except (PydanticSchemaGenerationError, PydanticUserError):
