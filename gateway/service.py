@@ -5,7 +5,8 @@ import asyncio
 import structlog
 
 from common.entry import open_files_limit, stop_or_end
-from common.http.server import Server, bind, make_server
+from common.http.listener import bind
+from common.http.server import Server, make_server
 from common.settings import GatewaySettings
 from common.tracing import Tracing
 from gateway.app import make_app

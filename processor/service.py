@@ -10,8 +10,9 @@ from starlette.applications import Starlette
 
 from common.entry import stop_or_end
 from common.errors import StoreUnavailable
+from common.http.listener import bind
 from common.http.probes import probe_routes
-from common.http.server import bind, make_server
+from common.http.server import make_server
 from common.settings import ProcessorSettings
 from common.store.queue import Queue
 from common.store.session import Session

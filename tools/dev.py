@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Protocol
 
 from common.errors import ForetellError, StartFault
-from common.http.server import bind
+from common.http.listener import bind
 from common.settings import GatewaySettings, ProcessorSettings, read_settings
 from tools.child_process import ending, start_child
 from tools.embedded_server import EmbeddedServer, free_port

@@ -5,14 +5,12 @@ What happens on a connection is the protocols' work. It must never catch a signa
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from common.errors import StartFault
 from common.http.http_protocol import JsonHttpProtocol
 from common.http.server_state import SharedServerState
 from common.http.websocket_protocol import WS_MAX_BYTES, JsonWebSocketProtocol
@@ -74,17 +72,3 @@ def make_server(app: ASGIApp, *, max_connections: int = PROBE_CONNECTIONS) -> Se
         ),
         max_connections=max_connections,
     )
-
-
-def bind(host: str, port: int, *, variable: str) -> socket.socket:
-    """A listening socket, or a StartFault that names the setting to change."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise StartFault(f"{variable} {port} on {host} cannot be used: {error.strerror}.") from None
-    listener.set_inheritable(False)
-    return listener

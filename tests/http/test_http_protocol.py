@@ -14,7 +14,8 @@ from starlette.routing import Route
 
 from common.http import http_protocol, server_state
 from common.http.http_protocol import CoalescedWrites
-from common.http.server import bind, make_server
+from common.http.listener import bind
+from common.http.server import make_server
 from tests.conftest import eventually
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from common.errors import StartFault
-from common.http.server import bind
+from common.http.listener import bind
 from common.settings import GatewaySettings, ProcessorSettings
 from tests.ports import free_port
 from tools.dev import choose_ports
