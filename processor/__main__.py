@@ -2,9 +2,12 @@
 
 import sys
 
-from common.entry import run_service
-from common.settings import ProcessorSettings
-from processor.service import serve
+from common.lean_imports import lean_imports
+
+with lean_imports():
+    from common.entry import run_service
+    from common.settings import ProcessorSettings
+    from processor.service import serve
 
 if __name__ == "__main__":
     sys.exit(run_service("processor", ProcessorSettings, serve))

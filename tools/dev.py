@@ -15,12 +15,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from common.errors import ForetellError, StartFault
-from common.http.listener import bind
-from common.settings import GatewaySettings, ProcessorSettings, read_settings
-from tools.child_process import ending, start_child
-from tools.embedded_server import EmbeddedServer, free_port
-from tools.http_probe import why_not_ready
+from common.lean_imports import lean_imports
+
+with lean_imports():
+    from common.errors import ForetellError, StartFault
+    from common.http.listener import bind
+    from common.settings import GatewaySettings, ProcessorSettings, read_settings
+    from tools.child_process import ending, start_child
+    from tools.embedded_server import EmbeddedServer, free_port
+    from tools.http_probe import why_not_ready
 
 DATA = Path(".data")
 READY_S = 600.0  # a model may load for long
