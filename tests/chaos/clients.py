@@ -24,6 +24,7 @@ WAIT_S = (
     90.0  # longer than what all faults together may cost: downtimes, leases, restarts, six attempts that hang
 )
 REQUEST_S = SYNC_WAIT_S + 10.0
+LONG_POLL_S = 8
 PAUSE_S = 0.1
 POISONS = ("crash", "hang", "raise", "rubbish", "busy", "large")
 LATER = {429, 503}
@@ -108,7 +109,7 @@ class Clients:
     async def long_polling(self) -> None:
         prediction_id = await self._submit("long poll")
         if prediction_id:
-            await self._poll(prediction_id, "long poll", params={"wait": 8})
+            await self._poll(prediction_id, "long poll", params={"wait": LONG_POLL_S})
 
     async def socket(self) -> None:
         """One or two subscribers, at once or late."""

@@ -9,6 +9,7 @@ import pytest
 from tests.chaos import faults
 from tests.chaos.faults import Fault
 from tests.chaos.run import Report, run
+from tests.chaos.stage import SETTINGS
 
 SECONDS = 12.0
 pytestmark = pytest.mark.timeout(300)
@@ -26,6 +27,8 @@ async def test_a_short_run_breaks_no_promise(tmp_path: Path) -> None:
 def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaitable[Report]]:
     """A few seconds, without poison, and with little patience."""
     monkeypatch.setattr("tests.chaos.invariants.SETTLE_S", 3.0)
+    monkeypatch.setattr("tests.chaos.clients.LONG_POLL_S", 1)
+    monkeypatch.setitem(SETTINGS, "SYNC_WAIT_S", "1")
 
     async def start(planted: list[str], kind: Fault) -> Report:
         return await run(
