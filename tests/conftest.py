@@ -5,9 +5,11 @@ pending, no consumer, no alarm, no job without a TTL. A test that means to leave
 
 import asyncio
 import faulthandler
+import gc
 import inspect
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,11 +47,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if named else min(2 * (os.cpu_count() or 1), MAX_WORKERS)
 
 
-def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
-    """A failed test's traceback may hold a socket for whose end uvloop's Loop.close waits, and pytest-timeout has stopped
-    its clock by now: such a process ends here, showing where it stands, and another worker goes on."""
-    if isinstance(node, pytest.Item) and not node.config.option.usepdb:
+def pytest_exception_interact(node: pytest.Item | pytest.Collector, call: pytest.CallInfo[object]) -> None:
+    """A failed test's traceback holds its sockets, and uvloop's Loop.close waits for their end: let go of them. What hangs
+    even so ends this process, showing where it stands; pytest-timeout has stopped its clock by now."""
+    if isinstance(node, pytest.Item) and call.excinfo and not node.config.option.usepdb:
+        _let_go(call.excinfo.value)
+        gc.collect()
         faulthandler.dump_traceback_later(TEARDOWN_S, exit=True, file=node.config.stash[_stderr])
+
+
+def _let_go(error: BaseException) -> None:
+    traceback.clear_frames(error.__traceback__)
+    for other in (error.__cause__, error.__context__, *getattr(error, "exceptions", ())):
+        if other is not None:
+            _let_go(other)
 
 
 def pytest_runtest_logfinish() -> None:
