@@ -1,4 +1,4 @@
-"""uvicorn, the way both services run it: its configuration, its listening socket, and how it stops.
+"""uvicorn, the way both services run it: its configuration, and how it stops.
 
 What happens on a connection is the protocols' work. It must never catch a signal: those belong to the service.
 """
