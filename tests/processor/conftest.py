@@ -15,10 +15,14 @@ import pytest
 import uvloop
 from redis import Redis
 
+from common.settings import ProcessorSettings
 from common.store import keys
 from common.store.jobs import Submission
 from common.store.states import JobState
+from common.tracing import Tracing
+from processor.service import Processor
 from tests.conftest import eventually
+from tests.processor.running import BLOCK_S, Running, Work
 from tests.services import services, start_processor
 from tests.store.store import Store
 
@@ -144,3 +148,22 @@ async def client(redis_url: str, partitions: int) -> AsyncIterator[Client]:
     with Redis.from_url(redis_url, decode_responses=True) as raw:
         yield Client(store, raw)
     await store.aclose()
+
+
+@pytest.fixture
+async def work(
+    client: Client, redis_url: str, partitions: int, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Work]:
+    """`await work(spec, max_attempts=1)` starts a worker; it is drained after the test."""
+    monkeypatch.setattr("common.store.claims.BLOCK_S", BLOCK_S)
+    started: list[Running] = []
+
+    async def start(spec: str, **settings: Any) -> Running:
+        given = {"redis_url": redis_url, "partitions": partitions, "model": spec} | settings
+        processor = Processor(ProcessorSettings(**given), Tracing())
+        await asyncio.gather(*(model.start() for model in processor.models))
+        started.append(Running(processor))
+        return started[-1]
+
+    yield start
+    await asyncio.gather(*(running.stop() for running in started))
