@@ -42,7 +42,7 @@ class Leases:
     def not_heard(self, partitions: Iterable[int]) -> None:
         """Their servers did not answer. Leases are renewed every quarter, so after less than half of one without an
         answer the living still renew in time, and nothing need be put off: else a network that breaks again and
-        again would keep the jobs of the dead for ever."""
+        again would keep the jobs of dead processors for ever."""
         now = time.monotonic()
         for p in partitions:
             if now - self._heard[p] > self.lease_s / 2:

@@ -137,7 +137,7 @@ class Claims:
         return [job for lost in await _gather(extend, _parts(jobs)) for job in lost]
 
     async def finish(self, outcomes: Sequence[tuple[Job, Outcome]]) -> list[bool]:
-        """Record outcomes and tell whoever waits. False: refused, another attempt owns the job or it was cancelled."""
+        """Record outcomes and notify their waiters. False: refused, another attempt owns the job or it was cancelled."""
         by_id = {job.id: outcome for job, outcome in outcomes}
 
         async def finish(p: int, part: list[Job]) -> dict[str, bool]:

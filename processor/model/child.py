@@ -89,7 +89,7 @@ def _die_with_parent() -> None:
 
 
 class Child:
-    """Answers the parent's hand-overs, one after the other.
+    """Answers the batches that the parent sends, one after the other.
 
     An async model can be interrupted: while it waits, its event loop reads the channel for cancellations.
     """
@@ -98,8 +98,8 @@ class Child:
         self._model = model
         self._channel = channel
         self._buffer = bytearray()
-        self._hand_over = 0
-        self._running = range(0)  # places, in the hand-over, of what the present call works on
+        self._batch_number = 0
+        self._running = range(0)  # places, in the batch, of what the present call works on
         self._unwanted: set[int] = set()
         if model.is_async:
             model.interrupts = (channel, self._hear_cancellations)
@@ -108,7 +108,7 @@ class Child:
         """Until the parent closes its end."""
         while items := self._receive():
             if items[0].kind == Kind.INPUT:  # else a cancellation that came too late
-                self._hand_over += 1
+                self._batch_number += 1
                 self._unwanted.clear()
                 texts = [item.data for item in items]
                 if self._model.batch:
@@ -143,8 +143,8 @@ class Child:
         """Whether the call that runs has an input that nobody wants."""
         interrupt = False
         while items := self._receive(socket.MSG_DONTWAIT):
-            hand_over, place = map(int, items[0].data.split())
-            if hand_over == self._hand_over:
+            number, place = map(int, items[0].data.split())
+            if number == self._batch_number:
                 self._unwanted.add(place)
                 if place in self._running:
                     interrupt = True
@@ -153,7 +153,7 @@ class Child:
         return interrupt
 
     def _send_cancelled(self, places: Iterable[int]) -> None:
-        self._send([Item(Kind.CANCELLED, 0, b"%d %d" % (self._hand_over, place)) for place in places])
+        self._send([Item(Kind.CANCELLED, 0, b"%d %d" % (self._batch_number, place)) for place in places])
 
     def _answer_each(self, texts: list[bytes]) -> None:
         outcomes: list[Item] = []

@@ -119,8 +119,8 @@ class ModelProcess:
                 words = f"the model ran longer than {self._timeout_s:g} s and was stopped"
                 raise ModelDied(words, timeout=True) from None
             if outcomes[0].kind == Kind.CANCELLED:
-                told = [tuple(map(int, item.data.split())) for item in outcomes]
-                self._cancelled.update(place for number, place in told if number == self._batch_number)
+                given_up = [tuple(map(int, item.data.split())) for item in outcomes]
+                self._cancelled.update(place for number, place in given_up if number == self._batch_number)
                 continue
             missing -= len(outcomes)
             yield outcomes

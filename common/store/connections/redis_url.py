@@ -1,4 +1,4 @@
-"""REDIS_URL, taken apart: which kind of topology it names, whom to ask and what redis-py is to be told.
+"""REDIS_URL, taken apart: which kind of topology it names, whom to ask and what redis-py gets.
 
 It must never connect to anything, and never show the URL, not even a part of it in an error: it may hold a password.
 """

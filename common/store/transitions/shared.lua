@@ -15,7 +15,7 @@
 --   result     JSON text (succeeded)
 --   error      JSON text of one sentence, and fault: why (failed, cancelled, expired)
 --   predict    µs the model took
---   watchers   names of gateways to tell, space-separated; '+name' wants every change, 'name' the final one
+--   watchers   names of gateways to notify, space-separated; '+name' wants every change, 'name' the final one
 -- The other keys are made here from the tag, not passed as KEYS: a claimed id is known to the script alone. All of
 -- them share the slot of KEYS[1], which is what a cluster needs.
 
@@ -127,7 +127,7 @@ end
 
 -- Cancelled or expired, wherever it is. A queued job's entry stays until a processor meets it: deleting an entry that
 -- was never delivered makes the group's lag unknown for as long as it takes to be passed. A running job's processor
--- is told through its own channel.
+-- is notified through its own channel.
 local function end_early(job, status, sentence, ttl)
   finalize(job, status, status, sentence, ttl, '0')
   if job.status == 'processing' then
