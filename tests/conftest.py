@@ -51,16 +51,18 @@ def pytest_exception_interact(node: pytest.Item | pytest.Collector, call: pytest
     """A failed test's traceback holds its sockets, and uvloop's Loop.close waits for their end: let go of them. What hangs
     even so ends this process, showing where it stands; pytest-timeout has stopped its clock by now."""
     if isinstance(node, pytest.Item) and call.excinfo and not node.config.option.usepdb:
-        _let_go(call.excinfo.value)
+        _let_go(call.excinfo.value, set())
         gc.collect()
         faulthandler.dump_traceback_later(TEARDOWN_S, exit=True, file=node.config.stash[_stderr])
 
 
-def _let_go(error: BaseException) -> None:
+def _let_go(error: BaseException | None, done: set[int]) -> None:
+    if error is None or id(error) in done:  # an error may be its own cause
+        return
+    done.add(id(error))
     traceback.clear_frames(error.__traceback__)
     for other in (error.__cause__, error.__context__, *getattr(error, "exceptions", ())):
-        if other is not None:
-            _let_go(other)
+        _let_go(other, done)
 
 
 def pytest_runtest_logfinish() -> None:
