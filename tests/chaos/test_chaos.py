@@ -12,7 +12,7 @@ from tests.chaos.run import Report, run
 from tests.chaos.stage import SETTINGS
 
 SECONDS = 12.0
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 async def test_a_short_run_breaks_no_promise(tmp_path: Path) -> None:
@@ -27,6 +27,7 @@ async def test_a_short_run_breaks_no_promise(tmp_path: Path) -> None:
 def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaitable[Report]]:
     """A few seconds, without poison, and with little patience."""
     monkeypatch.setattr("tests.chaos.invariants.SETTLE_S", 3.0)
+    monkeypatch.setattr("tests.chaos.run.WARM_UP_S", 1.0)
     monkeypatch.setattr("tests.chaos.clients.LONG_POLL_S", 1)
     monkeypatch.setitem(SETTINGS, "SYNC_WAIT_S", "1")
 
