@@ -47,6 +47,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if named else min(2 * (os.cpu_count() or 1), MAX_WORKERS)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "services" in item.fixturenames:
+            item.add_marker("slow")
+
+
 def pytest_exception_interact(node: pytest.Item | pytest.Collector, call: pytest.CallInfo[object]) -> None:
     """A failed test's traceback holds its sockets, and uvloop's Loop.close waits for their end: let go of them. What hangs
     even so ends this process, showing where it stands; pytest-timeout has stopped its clock by now."""

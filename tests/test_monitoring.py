@@ -316,6 +316,7 @@ def test_promtool_reads_every_query(tmp_path: Path) -> None:
     promtool(tmp_path, "check", "rules", "--lint-fatal", "rules.yaml")
 
 
+@pytest.mark.slow
 def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
     for check in (check for case in CASES for check in case["alert_rule_test"]):
         rule = ALERTS[check["alertname"]]

@@ -31,6 +31,7 @@ from tools.embedded_server import EmbeddedServer
 LEASE_S = 1
 PATIENCE_S = 60.0
 NOT_FOUND = {"error": "Prediction ID not found."}
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

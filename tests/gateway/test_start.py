@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from tests.conftest import wait_until
 from tests.services import running_services
 from tools.embedded_server import EmbeddedServer
+
+pytestmark = pytest.mark.slow
 
 
 def test_it_waits_for_redis_alive_and_not_ready(tmp_path: Path, partitions: int) -> None:

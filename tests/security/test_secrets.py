@@ -98,6 +98,7 @@ def not_yet_there(guarded: Guarded) -> None:
         wait_until(lambda: service.answers("/livez"), timeout=30)  # noqa: B023
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [full, killed, not_yet_there])
 def test_nothing_is_shown_when_redis_fails(guarded: Guarded, fault: Callable[[Guarded], None]) -> None:
     fault(guarded)
@@ -112,6 +113,7 @@ def test_nothing_is_shown_when_redis_fails(guarded: Guarded, fault: Callable[[Gu
         assert not [secret for secret in (PASSWORD, KEY) if secret in service.log]
 
 
+@pytest.mark.slow
 def test_the_log_has_what_the_probe_does_not_show_and_once(guarded: Guarded) -> None:
     guarded.start()
     guarded.server.kill()
@@ -145,6 +147,7 @@ def test_a_wrong_setting_stops_the_start_with_one_clean_line(
     assert_stopped(service, f"{name}: {variable} is wrong: ")
 
 
+@pytest.mark.slow
 def test_a_refused_password_ends_both_with_one_clean_line(guarded: Guarded) -> None:
     guarded.start()
     with guarded.redis() as redis:

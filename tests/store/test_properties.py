@@ -392,6 +392,7 @@ class Interleavings(RuleBasedStateMachine):
             assert not self.raw.exists(f"{keys.tag(p)}:alarms:default")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["valkey"], indirect=True)
 def test_any_interleaving(redis_url: str, partitions: int) -> None:
     machine = type("Machine", (Interleavings,), {"url": redis_url, "partitions": partitions})

@@ -58,6 +58,7 @@ async def submitted(gateway: Store, prediction_id: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 class TestJobStore:
     async def test_sentinels_that_are_gone_are_passed_over(
         self, sentinels: SentinelSet, open_store: MakeStore
@@ -138,6 +139,7 @@ class TestJobStore:
             assert await gateway.jobs.read(prediction_id) is not None
 
 
+@pytest.mark.slow
 class TestServices:
     def test_a_killed_primary_costs_nothing_that_was_accepted(
         self, sentinels: SentinelSet, tmp_path: Path

@@ -23,6 +23,7 @@ from tools.embedded_server import EmbeddedServer
 ROOT = Path(__file__).resolve().parents[2]
 ECHO = f"{ROOT}/examples/echo.py:echo"
 SLOW = f"{ROOT}/examples/slow.py:Slow"
+pytestmark = pytest.mark.slow
 
 
 class DevRun:
