@@ -41,6 +41,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     os.close(config.stash[_stderr])
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Tests wait more than they compute: two workers a core. A few tests by name are done before workers have started."""
     named = config.option.keyword or any(".py" in path for path in config.option.file_or_dir)
