@@ -11,6 +11,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -68,7 +69,10 @@ def _let_go(error: BaseException | None, done: set[int]) -> None:
     if error is None or id(error) in done:  # an error may be its own cause
         return
     done.add(id(error))
-    traceback.clear_frames(error.__traceback__)
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        with suppress(RuntimeError):  # it is running
+            frame.clear()
+            _ = frame.f_locals  # who has looked at it, as pytest has, left a copy: renewed, it is empty
     for other in (error.__cause__, error.__context__, *getattr(error, "exceptions", ())):
         _let_go(other, done)
 
