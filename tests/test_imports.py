@@ -30,6 +30,8 @@ def modules_after(code: str) -> set[str]:
 def test_a_model_process_imports_what_its_model_needs(tmp_path: Path, model: str, needed: set[str]) -> None:
     file = tmp_path / "little.py"
     file.write_text(model)
+    for name in ("numbers", "string"):  # pydantic and asyncio need those of the standard library
+        (tmp_path / f"{name}.py").write_text("raise ImportError('the wrong one')")
     found = modules_after(f"from processor.model.child import load_model\nload_model('{file}:predict')")
     assert found & {"asyncio", "pydantic", "redis", "structlog"} == needed
 

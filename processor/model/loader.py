@@ -10,7 +10,8 @@ import inspect
 import socket
 import sys
 import typing
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,18 @@ from common.errors import ModelFault
 # asyncio and pydantic are imported where a model needs them: they were more than half of the start of a process
 if TYPE_CHECKING:
     import asyncio
+
+_PATH = list(sys.path)  # later the model's folder comes first in it
+
+
+@contextmanager
+def _past_the_model() -> Iterator[None]:
+    """For those imports: a file beside the model may have the name of a module that they need, such as string.py."""
+    path, sys.path = sys.path, _PATH
+    try:
+        yield
+    finally:
+        sys.path = path
 
 
 class Model:
@@ -63,7 +76,8 @@ class Model:
     def _synchronous(self, method: Callable[..., Any]) -> Callable[..., Any]:
         if not inspect.iscoroutinefunction(method):
             return method
-        import asyncio
+        with _past_the_model():
+            import asyncio
 
         runner = self._runner = self._runner or asyncio.Runner()
 
@@ -165,8 +179,11 @@ def _validator(method: Callable[..., Any], batch: bool) -> Callable[[Any], Any] 
         hint = arguments[0] if len(arguments) == 1 else Any
     if hint in (Any, object):
         return None
-    from pydantic import PydanticUserError, TypeAdapter
-    from pydantic.errors import PydanticSchemaGenerationError
+    with _past_the_model():
+        from pydantic import PydanticUserError, TypeAdapter
+        from pydantic.errors import PydanticSchemaGenerationError
+
+        importlib.import_module("importlib.metadata")  # pydantic does it with its first TypeAdapter
 
     try:
         adapter = TypeAdapter(hint)
