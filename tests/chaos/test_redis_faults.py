@@ -28,6 +28,7 @@ from tests.ports import free_port
 from tests.services import MOODY, MOODY_BATCH, ROOT, Service, Services, running_services
 from tools.embedded_server import EmbeddedServer
 
+PATIENT = f"{ROOT}/tests/contract/models.py:Patient"
 LEASE_S = 1
 PATIENCE_S = 60.0
 NOT_FOUND = {"error": "Prediction ID not found."}
@@ -162,14 +163,18 @@ async def follow(gateway: Service, prediction_id: str) -> tuple[list[Any], int |
 
 @asynccontextmanager
 async def waiting(
-    server: EmbeddedServer, gateway: Service, partitions: int, *, seconds: float
+    server: EmbeddedServer, gateway: Service, partitions: int, *, seconds: float = 0.0, go: Path | None = None
 ) -> AsyncIterator[Waiters]:
-    """Waiters for predictions that take so many seconds each, once all three run."""
+    """Waiters for predictions that take so many seconds each, or until `go` exists, once all three run."""
     ids = [str(uuid.uuid4()) for _ in range(3)]
+
+    def input_(value: str) -> dict[str, Any]:
+        return {"after": str(go), "value": value} if go else slow(value, seconds)
+
     async with clients(gateway) as client, asyncio.TaskGroup() as group:
-        sync = group.create_task(put(client, ids[0], slow("sync", seconds), "false"))
+        sync = group.create_task(put(client, ids[0], input_("sync"), "false"))
         for prediction_id, value in zip(ids[1:], ("long poll", "follower"), strict=True):
-            assert (await put(client, prediction_id, slow(value, seconds))).status_code == 202
+            assert (await put(client, prediction_id, input_(value))).status_code == 202
         long_poll = group.create_task(client.get(url_of(ids[1]), params={"wait": PATIENCE_S / 2}))
         follower = group.create_task(follow(gateway, ids[2]))
         with Redis.from_url(server.url, decode_responses=True) as raw:
@@ -351,11 +356,14 @@ async def test_out_of_memory(own: EmbeddedServer, raw: Any, world: Services, par
 
 
 @pytest.mark.parametrize("how", ["a replica", "too few replicas"])
-async def test_read_only(own: EmbeddedServer, raw: Any, world: Services, partitions: int, how: str) -> None:
+async def test_read_only(
+    own: EmbeddedServer, raw: Any, world: Services, partitions: int, tmp_path: Path, how: str
+) -> None:
     """As after a failover that left us with the old primary, until it is put right."""
-    gateway, processor = world.gateway(), world.processor(MOODY, MODEL_PROCESSES=3)
+    gateway, processor = world.gateway(), world.processor(PATIENT, MODEL_PROCESSES=3)
+    go = tmp_path / "go"
     async with clients(gateway) as client:
-        async with waiting(own, gateway, partitions, seconds=1) as waiters:
+        async with waiting(own, gateway, partitions, go=go) as waiters:
             if how == "a replica":
                 raw.replicaof("127.0.0.1", free_port())  # nobody is there
             else:
@@ -365,6 +373,7 @@ async def test_read_only(own: EmbeddedServer, raw: Any, world: Services, partiti
             assert_refused(await client.post("/predict", json={"input": 1}))
             assert not gateway.is_ready()
             assert not processor.is_ready()
+            go.touch()
             await eventually(lambda: processor.metrics()["foretell_predict_seconds_count"] == 3)
             assert processor.metrics()["foretell_in_hand"] == 3  # they have ended, and none can be recorded
             if how == "a replica":
