@@ -302,7 +302,7 @@ def test_every_metric_is_documented_with_type_and_labels_and_no_other_is(exporte
 def promtool(folder: Path, *arguments: str) -> None:
     if not shutil.which("promtool"):
         pytest.skip("promtool is not installed (Debian: prometheus)")
-    done = subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

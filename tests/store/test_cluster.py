@@ -28,7 +28,7 @@ from tools.redis_topologies import ClusterSet, Node, slot_of
 
 PARTITIONS = 4  # of 0 to 2, each has a master of its own
 DONE = Outcome(Status.SUCCEEDED, b'"done"')
-CONTRACT_S = 100
+CONTRACT_S = 280
 pytestmark = pytest.mark.slow
 
 
