@@ -1,6 +1,6 @@
 """`python -m bench`: every measurement in turn, then Markdown on stdout and both forms in .data/bench/.
 
-All of it takes three minutes and wants the machine for itself. A missed target is told, not an error; an answer that
+All of it takes three minutes and wants the machine for itself. A missed target is reported, not an error; an answer that
 is no success is one. How to read the figures: docs/benchmarks.md.
 """
 

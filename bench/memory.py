@@ -6,6 +6,7 @@ from redis.asyncio import Redis
 from bench.jobs import queue_jobs
 from bench.report import Row, Section, Target
 from bench.stage import Stage
+from common.store.queue import Queue
 from common.store.session import Session
 
 JOBS = 20_000
@@ -23,6 +24,7 @@ async def _bytes_per_job() -> float:
     with Stage() as stage:
         async with Redis.from_url(stage.redis_url) as client:
             session = Session(stage.redis_url, name="bench")
+            await Queue(session).prepare()  # the group is no part of a job
             before = await _used(client)
             await queue_jobs(session, [INPUT] * JOBS)
             await session.aclose()  # the server's buffers for this client are no part of a job
