@@ -129,8 +129,9 @@ class ModelProcess:
     def cancel(self, place: int) -> None:
         """Ask the model to give up the input at this place of the present batch. An async model gets
         CancelledError; others cannot be asked."""
-        if self._cancels and self._writer is not None and self.state is State.BUSY:
-            self._writer.write(pack([Item(Kind.CANCEL, 0, b"%d %d" % (self._batch_number, place))]))
+        writer = self._writer
+        if self._cancels and writer and not writer.is_closing() and self.state is State.BUSY:
+            writer.write(pack([Item(Kind.CANCEL, 0, b"%d %d" % (self._batch_number, place))]))
 
     def has_cancelled(self, place: int) -> bool:
         """Whether the model has ended its work on that input, or will not begin it."""

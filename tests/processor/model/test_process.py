@@ -17,7 +17,7 @@ from common.errors import ModelFault
 from processor.model.frames import Item, Kind
 from processor.model.process import ModelDied, ModelProcess, State
 from tests.conftest import eventually, wait_until
-from tests.processor.conftest import WriteModel
+from tests.processor.conftest import Book, WriteModel
 
 Start = Callable[..., Awaitable[ModelProcess]]
 
@@ -52,6 +52,23 @@ def _result(item: Item) -> Any:
         return item.data.decode()
     value = orjson.loads(item.data)
     return value["error"] if item.kind == Kind.ERROR else value
+
+
+async def test_a_cancellation_that_meets_a_dying_process_changes_nothing(start: Start, book: Book) -> None:
+    process = await start("""
+        from book import *
+        async def Model(input):
+            note("running")
+            time.sleep(3600)
+    """)
+    predicting = asyncio.create_task(outcomes(process, 1))
+    await book.has("running")
+    process.interrupt()
+    while not predicting.done():  # in every turn of the loop from here to its last
+        process.cancel(0)
+        await asyncio.sleep(0)
+    with pytest.raises(ModelDied):
+        await predicting
 
 
 class Log:
