@@ -1,10 +1,11 @@
 """Every error of ours, one sentence each. HTTP numbers live in the gateway alone.
 
 ForetellError
-├── StoreUnavailable    Redis is away, loading, out of memory or read-only, or a reply was lost
-├── StoreMisconfigured  Redis answers, but is one we cannot keep promises on (or refuses our password)
-├── ModelFault          the user's model cannot be served; the sentence names the file and the fault
-└── StartFault          this process cannot start (a wrong setting, a taken port)
+├── StoreError              the job store did not do what was asked
+│   ├── StoreUnavailable    Redis is away, loading, out of memory or read-only, or answered what nobody can use
+│   └── StoreMisconfigured  only a person can mend it: the password, a right, the server's version or settings
+├── ModelFault              the user's model cannot be served; the sentence names the file and the fault
+└── StartFault              this process cannot start (a wrong setting, a taken port)
 """
 
 
@@ -12,12 +13,16 @@ class ForetellError(Exception):
     """The base of all; its text is one sentence for a person."""
 
 
-class StoreUnavailable(ForetellError):
-    """The server did not do what was asked. Try again: every transition may be repeated."""
+class StoreError(ForetellError):
+    """The server did not do what was asked. A process that has worked with it goes on and tries again."""
 
 
-class StoreMisconfigured(ForetellError):
-    """The server will not serve us until somebody changes it."""
+class StoreUnavailable(StoreError):
+    """Try again: every transition may be repeated."""
+
+
+class StoreMisconfigured(StoreError):
+    """The server will not serve us until somebody changes it. It ends a start, and nothing else."""
 
 
 class ModelFault(ForetellError):

@@ -5,7 +5,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
-from common.errors import StoreMisconfigured, StoreUnavailable
+from common.errors import StoreError
 from common.http.probes import probe_routes
 from common.json_text import NoInput, NotJson
 from gateway.endpoints.dead import DeadPrediction, DeadPredictions, DeadRetry
@@ -45,8 +45,7 @@ def make_app(gateway: Gateway) -> ASGIApp:
             HttpError: http_error,
             NotJson: not_json,
             NoInput: no_input,
-            StoreUnavailable: store_unavailable,
-            StoreMisconfigured: store_unavailable,
+            StoreError: store_unavailable,
             HTTPException: routing_error,
             Exception: unexpected_error,
         },

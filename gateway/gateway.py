@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from common.errors import StoreMisconfigured, StoreUnavailable
+from common.errors import StoreError, StoreUnavailable
 from common.settings import GatewaySettings
 from common.store import keys
 from common.store.alarm_clock import AlarmClock
@@ -84,7 +84,7 @@ class Gateway:
         """Read the queue for the metrics."""
         try:
             metrics.QUEUE.measure = await self.queue.measure() if self.started else None
-        except (StoreUnavailable, StoreMisconfigured):  # the alarm clock says so in the log
+        except StoreError:  # the alarm clock says so in the log
             metrics.QUEUE.measure = None
 
     def drain(self) -> None:

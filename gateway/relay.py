@@ -11,7 +11,7 @@ from enum import Enum
 
 import structlog
 
-from common.errors import StoreUnavailable
+from common.errors import StoreError
 from common.store.announcements import parse_announcement
 from common.store.jobs import Jobs
 from common.store.session import Session
@@ -99,7 +99,7 @@ class Relay:
                         payload = await subscription.receive()
                         if payload is not None:
                             self._hear(payload)
-            except StoreUnavailable as error:
+            except StoreError as error:
                 if self.connected.is_set():  # else it was logged before
                     metrics.RELAY_RECONNECTS.inc()
                     log.warning("the relay lost its subscription and makes it again", error=str(error))
@@ -135,7 +135,7 @@ class Relay:
             ids, self._to_look_up = self._to_look_up, set()
             try:
                 await self._look_up_all([i for i in ids if i in self._waiting and self._waiting[i].known])
-            except StoreUnavailable:  # the alarm clock says so in the log
+            except StoreError:  # the alarm clock says so in the log
                 self._to_look_up |= ids
                 await asyncio.sleep(RECONNECT_S)
                 self._look_up.set()

@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from common.errors import StoreUnavailable
+from common.errors import StoreError
 from common.store.claims import Claims, Job
 from processor import metrics
 
@@ -67,7 +67,7 @@ class Leases:
             partitions = {job.partition for job in jobs}
             try:
                 lost = await self._claims.extend(jobs)
-            except StoreUnavailable:
+            except StoreError:
                 self.not_heard(partitions)
                 continue
             metrics.LEASE_LATENESS_SECONDS.observe(max(0.0, time.monotonic() - due))
@@ -82,5 +82,5 @@ class Leases:
         """Remove the consumers of processors that are gone."""
         while True:
             await asyncio.sleep(self.lease_s)
-            with contextlib.suppress(StoreUnavailable):  # the next sweep is soon enough
+            with contextlib.suppress(StoreError):  # the next sweep is soon enough
                 await self._claims.remove_dead_consumers(idle_s=4 * self.lease_s)

@@ -9,7 +9,7 @@ import structlog
 from starlette.applications import Starlette
 
 from common.entry import stop_or_end
-from common.errors import StoreUnavailable
+from common.errors import StoreError
 from common.http.listener import bind
 from common.http.probes import probe_routes
 from common.http.server import make_server
@@ -90,5 +90,5 @@ async def _work(stop: asyncio.Event, processor: Processor) -> None:
 async def _drain(worker: Worker, drain_s: float) -> None:
     try:
         await worker.drain(max(0.1, drain_s - EXIT_S))
-    except StoreUnavailable as error:
+    except StoreError as error:
         log.warning("could not give back what is in hand: its leases will run out", error=str(error))

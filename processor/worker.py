@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import structlog
 
-from common.errors import StoreUnavailable
+from common.errors import StoreError
 from common.settings import ProcessorSettings
 from common.store.alarm_clock import AlarmClock
 from common.store.announcements import parse_announcement
@@ -117,7 +117,7 @@ class Worker:
                     jobs = await self.claims.reclaim(reader, room, idle_s=self._leases.lease_s)
                 else:
                     jobs = await self.claims.claim(reader, room)
-            except StoreUnavailable:
+            except StoreError:
                 self._leases.not_heard({p})
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -133,7 +133,7 @@ class Worker:
             return jobs
         try:
             await self.claims.release(jobs[-surplus:])
-        except StoreUnavailable:
+        except StoreError:
             return jobs
         return jobs[:-surplus]
 
@@ -187,10 +187,24 @@ class Worker:
                 ended, self._ended = self._ended[:FINISH_MAX], self._ended[FINISH_MAX:]
                 try:
                     await self._record(ended)
-                except StoreUnavailable:
+                except StoreError:
                     self._ended = ended + self._ended
                     self._leases.not_heard({job.partition for job, _ in ended})
                     await asyncio.sleep(RETRY_S)
+                except Exception:
+                    await self._record_each(ended)
+
+    async def _record_each(self, ended: list[tuple[Job, Outcome | float]]) -> None:
+        """A script of ours fails on one of them: the others are recorded, and that one is left to its lease."""
+        for one in ended:
+            try:
+                await self._record([one])
+            except StoreError:
+                self._ended.append(one)
+                self._end.set()
+            except Exception:
+                self._observer.about(one[0]).exception("an outcome cannot be recorded")
+                self._drop(one[0])
 
     async def _record(self, ended: list[tuple[Job, Outcome | float]]) -> None:
         outcomes = [(job, outcome) for job, outcome in ended if isinstance(outcome, Outcome)]
@@ -222,7 +236,7 @@ class Worker:
                             job = self._in_hand.get(prediction_id)
                             if job:
                                 self._abandon(job)
-            except StoreUnavailable:
+            except StoreError:
                 await asyncio.sleep(RETRY_S)  # a cancellation unheard is found by the next lease extension
 
     def _lost(self, job: Job) -> None:

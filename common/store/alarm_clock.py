@@ -10,7 +10,7 @@ from collections import deque
 
 import structlog
 
-from common.errors import StoreUnavailable
+from common.errors import StoreError
 from common.store.queue import Queue, QueueProgress
 
 log = structlog.get_logger("foretell")
@@ -27,7 +27,7 @@ class AlarmClock:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._finished: deque[tuple[float, int]] = deque()  # (when, how many by then)
-        self._away = False
+        self._away: type[StoreError] | None = None
         self.unfinished = 0
 
     async def run(self) -> None:
@@ -35,23 +35,26 @@ class AlarmClock:
             wait_s = TICK_S
             try:
                 progress = await self._queue.ring()
-            except StoreUnavailable as error:
+            except StoreError as error:
                 self._finished.clear()
-                self._say(away=True, why=str(error))
+                self._say(error)
             else:
-                self._say(away=False)
+                self._say(None)
                 self._learn(progress, time.monotonic())
                 if progress.next_s is not None:
                     wait_s = min(wait_s, progress.next_s)
             await asyncio.sleep(wait_s)
 
-    def _say(self, *, away: bool, why: str = "") -> None:
-        """One line when the server goes and one when it comes back, whatever else fails meanwhile."""
-        if away and not self._away:
-            log.warning("the job store is away", error=why)
-        elif self._away and not away:
+    def _say(self, error: StoreError | None) -> None:
+        """One line when the server goes, when a person is needed, and when it comes back, whatever else fails."""
+        kind = type(error) if error else None
+        if kind is self._away:
+            return
+        self._away = kind
+        if error:
+            log.warning("the job store is away", error=str(error))
+        else:
             log.info("the job store is back")
-        self._away = away
 
     def _learn(self, progress: QueueProgress, now: float) -> None:
         self.unfinished = progress.unfinished

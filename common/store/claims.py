@@ -16,7 +16,7 @@ from redis import exceptions
 
 from common.errors import StoreUnavailable
 from common.store import keys
-from common.store.connections.errors import translate
+from common.store.connections.errors import translate, understood
 from common.store.connections.link import BLOCK_S, Link
 from common.store.queue import make_group
 from common.store.script import Script
@@ -112,8 +112,10 @@ class Claims:
                     raise reply
         except Exception as error:
             raise await self._repaired(p, error) from error
-        reader.after = started[0]
-        return _started_jobs(p, started)
+        with understood():
+            jobs = _started_jobs(p, started)
+            reader.after = started[0]
+        return jobs
 
     async def reclaim(self, reader: Reader, count: int, *, idle_s: float) -> list[Job]:
         """Jobs that nobody has renewed for `idle_s`, started here; the cursor is kept so that the tail is not starved."""
@@ -123,8 +125,10 @@ class Claims:
             started = await _CLAIM(reader.link, p, *args)
         except Exception as error:
             raise await self._repaired(p, error) from error
-        reader.cursor = started[0]
-        return _started_jobs(p, started)
+        with understood():
+            jobs = _started_jobs(p, started)
+            reader.cursor = started[0]
+        return jobs
 
     async def extend(self, jobs: Iterable[Job]) -> list[Job]:
         """Renew the leases; returns the jobs that are not ours any more."""
@@ -132,7 +136,8 @@ class Claims:
         async def extend(p: int, part: list[Job]) -> list[Job]:
             args = [field for job in part for field in (job.id, job.entry, job.attempt)]
             kept = await _EXTEND(self._session.link("lease", p), p, self._session.name, *args)
-            return [job for job, mine in zip(part, kept, strict=True) if not mine]
+            with understood():
+                return [job for job, mine in zip(part, kept, strict=True) if not mine]
 
         return [job for lost in await _gather(extend, _parts(jobs)) for job in lost]
 
@@ -147,7 +152,8 @@ class Claims:
                 args += (job.id, job.entry, job.attempt, o.status.value, o.fault, o.payload, o.predict_us)
                 args += ("1" if o.given_up else "", o.traceback)
             replies = await _FINISH(self._session.link("finish", p), p, *args)
-            return {job.id: bool(mine) for job, mine in zip(part, replies, strict=True)}
+            with understood():
+                return {job.id: bool(mine) for job, mine in zip(part, replies, strict=True)}
 
         recorded: dict[str, bool] = {}
         for part in await _gather(finish, _parts(job for job, _ in outcomes)):
@@ -172,11 +178,11 @@ class Claims:
     async def remove_dead_consumers(self, *, idle_s: float) -> int:
         """Remove consumers of processors that are gone for `idle_s` and hold nothing; returns how many."""
         idle_ms = int(idle_s * 1000)
-        return sum(
-            await self._session.on_every_partition(
-                lambda p: _LEAVE(self._session.link("control", p), p, "", idle_ms)
-            )
+        removed = await self._session.on_every_partition(
+            lambda p: _LEAVE(self._session.link("control", p), p, "", idle_ms)
         )
+        with understood():
+            return sum(removed)
 
     # -- inside
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from common.store import keys
-from common.store.connections.errors import translate
+from common.store.connections.errors import translate, understood
 from common.store.script import Script
 from common.store.session import Session
 
@@ -45,7 +45,8 @@ class DeadLetters:
                     raise translate(error) from error
                 if not entries:
                     break
-                found.append(_dead_letter(p, *entries[0]))
+                with understood():
+                    found.append(_dead_letter(p, *entries[0]))
                 last = found[-1].cursor.partition("-")[2]
                 size += len(found[-1].input)
                 if len(found) == count or size > PAGE_BYTES:
@@ -57,8 +58,9 @@ class DeadLetters:
         """Queue its job again; "queued", "unknown", "known" (it is not failed: somebody submitted it again) or "full"."""
         p = self._session.partition_of(prediction_id)
         limit = self._session.queue_limit(p)
-        reply: bytes = await _REVIVE(self._session.link("control", p), p, prediction_id, limit)
-        return reply.decode()
+        reply = await _REVIVE(self._session.link("control", p), p, prediction_id, limit)
+        with understood():
+            return str(reply.decode())
 
     async def forget(self, prediction_id: str) -> bool:
         """Delete a dead letter; False if there is none."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from common.store.connections.dial import Command
+from common.store.connections.errors import understood
 from common.store.group_commit import GroupCommit
 from common.store.script import Script
 from common.store.session import Durability, Session
@@ -82,8 +83,9 @@ class Jobs:
         p = self._session.partition_of(prediction_id)
         only = self._session.name if only_mine else ""
         args = (prediction_id, orjson.dumps(sentence), self._session.result_ttl_s, only)
-        reply: bytes = await _CANCEL(self._session.link("control", p), p, *args)
-        return reply.decode()
+        reply = await _CANCEL(self._session.link("control", p), p, *args)
+        with understood():
+            return str(reply.decode())
 
     async def _submit(self, p: int, submissions: list[Submission]) -> list[SubmitReply]:
         args: list[Any] = [self._session.queue_limit(p), self._session.name]
@@ -96,14 +98,18 @@ class Jobs:
             replies = await _SUBMIT(link, p, *args)
         else:
             replies, reached = await _SUBMIT(link, p, *args, then=[self._wait])
-            durable = bool(reached[0] if isinstance(reached, list) else reached)
-        texts = iter(map(bytes.decode, replies))
-        return [SubmitReply(decision, id_, durable) for decision, id_ in zip(texts, texts, strict=True)]
+        with understood():
+            if self._wait is not None:
+                durable = bool(reached[0] if isinstance(reached, list) else reached)
+            texts = iter(map(bytes.decode, replies))
+            answered = zip(submissions, texts, texts, strict=True)
+            return [SubmitReply(decision, id_, durable) for _, decision, id_ in answered]
 
     async def _watch(self, p: int, looks: list[tuple[str, str]]) -> list[JobState | None]:
         args = [field for look in looks for field in look]
         replies = await _WATCH(self._session.link("watch", p), p, *args)
-        return [_state(reply) if reply else None for reply in replies]
+        with understood():
+            return [_state(reply) if reply else None for _, reply in zip(looks, replies, strict=True)]
 
 
 def _state(reply: list[bytes]) -> JobState:

@@ -7,7 +7,7 @@ import structlog
 
 from common.errors import StoreMisconfigured, StoreUnavailable
 from common.store import keys
-from common.store.connections.errors import translate
+from common.store.connections.errors import translate, understood
 from common.store.script import Script
 from common.store.session import Session
 from common.store.states import Status
@@ -21,6 +21,7 @@ RING_JOBS = 500
 
 _RING = Script("ring")
 _MEASURE = Script("measure")
+_RIGHTS = Script("rights")
 
 
 class QueueProgress(NamedTuple):
@@ -61,9 +62,24 @@ class Queue:
                 )
             except Exception as error:
                 raise translate(error) from error
-            info = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
-            self._check_server(info)
+            with understood():
+                self._check_server(
+                    dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+                )
             await make_group(self._session, p)
+            await self._check_rights(p)
+
+    async def rights(self, p: int) -> list[str]:
+        """The commands of our scripts that the server refuses us."""
+        refused = await _RIGHTS(self._session.link("control", p), p, "nobody")
+        with understood():
+            return [command.decode() for command in refused]
+
+    async def _check_rights(self, p: int) -> None:
+        if refused := await self.rights(p):
+            raise StoreMisconfigured(
+                f"Redis refuses us {', '.join(refused)}: give the user in REDIS_URL the rights in docs/operations.md."
+            )
 
     def _check_server(self, info: dict[str, str]) -> None:
         version = info["redis_version"]
@@ -111,27 +127,29 @@ class Queue:
         replies = await self._session.on_every_partition(
             lambda p: _RING(link("control", p), p, ttl_s, RING_JOBS)
         )
-        alarms = [int(next_us) / 1e6 for next_us, _, _ in replies if next_us]
-        _, unfinished, finished = zip(*replies, strict=True)
-        return QueueProgress(min(alarms, default=None), sum(unfinished), sum(finished))
+        with understood():
+            alarms = [int(next_us) / 1e6 for next_us, _, _ in replies if next_us]
+            _, unfinished, finished = zip(*replies, strict=True)
+            return QueueProgress(min(alarms, default=None), sum(unfinished), sum(finished))
 
     async def measure(self) -> QueueStats:
         """The state of the queue, all partitions together; it changes nothing."""
         link = self._session.link
         parts = await self._session.on_every_partition(lambda p: _MEASURE(link("control", p), p))
-        unfinished, running, dead, processors, oldest, *ended, given_up = zip(*parts, strict=True)
-        waited = [int(us) / 1e6 for us in oldest if us]
-        statuses = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.EXPIRED)
-        finished = {status: sum(numbers) for status, numbers in zip(statuses, ended, strict=True)}
-        return QueueStats(
-            sum(unfinished),
-            sum(running),
-            sum(dead),
-            max(processors),
-            max(waited, default=None),
-            finished,
-            sum(given_up),
-        )
+        with understood():
+            unfinished, running, dead, processors, oldest, *ended, given_up = zip(*parts, strict=True)
+            waited = [int(us) / 1e6 for us in oldest if us]
+            statuses = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.EXPIRED)
+            finished = {status: sum(numbers) for status, numbers in zip(statuses, ended, strict=True)}
+            return QueueStats(
+                sum(unfinished),
+                sum(running),
+                sum(dead),
+                max(processors),
+                max(waited, default=None),
+                finished,
+                sum(given_up),
+            )
 
 
 async def make_group(session: Session, p: int) -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from common.errors import StoreMisconfigured, StoreUnavailable
+from common.errors import StoreError
 from common.store import keys
 from common.store.jobs import Jobs
 from common.store.states import JobState, Status
@@ -56,7 +56,7 @@ class PredictionSocket:
                 return await _say(send, NOT_FOUND, UNKNOWN)
             try:
                 await self._serve(prediction_id, scope, receive, send)
-            except (StoreUnavailable, StoreMisconfigured):
+            except StoreError:
                 await _say(send, STORE_AWAY, TRY_AGAIN)
 
     async def _serve(self, prediction_id: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,7 +134,7 @@ class Subscriber:
                     code = await self._send_one(self._updates.pop(0))
                     if code is not None:
                         return await _close(self._send, code)  # and `_sending` stays: nothing may follow
-            except (StoreUnavailable, StoreMisconfigured):
+            except StoreError:
                 return await _say(self._send, STORE_AWAY, TRY_AGAIN)
             self._sending = None
 

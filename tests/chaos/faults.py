@@ -17,6 +17,15 @@ from redis.exceptions import RedisError
 from tests.chaos.journal import Journal
 from tests.chaos.stage import LEASE_S, Member, Stage, administrator
 
+NONSENSE = (
+    b"-DENIED Redis is running in protected mode\r\n",
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"+OK\r\n",
+    b"*0\r\n",
+    b"\x15\x03\x01\x00\x02\x02",
+)
+RIGHTS = ("memory", "xadd", "xack", "xreadgroup", "hset", "evalsha", "spublish", "ssubscribe", "info")
+
 Fault = Callable[[Stage, random.Random, Journal], Awaitable[None]]
 
 
@@ -123,6 +132,7 @@ async def mend(url: str) -> None:
     """Take back what a fault could not, because another one was in its way."""
     await _ask(url, "CONFIG", "SET", "maxmemory", "0")
     await _ask(url, "CLIENT", "UNPAUSE")
+    await _ask(url, "ACL", "SETUSER", "default", "+@all")
 
 
 async def _ask(url: str, *command: str | int) -> None:
@@ -151,7 +161,24 @@ async def mute_network(stage: Stage, rng: random.Random, journal: Journal) -> No
     proxy.heal()
 
 
+async def talk_nonsense(stage: Stage, rng: random.Random, journal: Journal) -> None:
+    proxy = rng.choice(stage.proxies)
+    proxy.nonsense = rng.choice(NONSENSE)
+    proxy.cut()
+    await asyncio.sleep(rng.uniform(0.5, 3))
+    proxy.heal()
+    proxy.cut()
+
+
+async def take_a_right(stage: Stage, rng: random.Random, journal: Journal) -> None:
+    url, right = rng.choice(stage.servers).url, rng.choice(RIGHTS)
+    await _ask(url, "ACL", "SETUSER", "default", f"-{right}")
+    await asyncio.sleep(rng.uniform(0.5, 3))
+    await _ask(url, "ACL", "SETUSER", "default", "+@all")
+
+
 ANYWHERE: list[Fault] = [
+    take_a_right,
     kill_gateway,
     kill_processor,
     restart_gateway,
@@ -166,7 +193,7 @@ ANYWHERE: list[Fault] = [
     forget_scripts,
     squeeze_memory,
 ]
-THROUGH_PROXY: list[Fault] = [delay_network, cut_network, mute_network]
+THROUGH_PROXY: list[Fault] = [delay_network, cut_network, mute_network, talk_nonsense]
 
 
 async def wreak_havoc(

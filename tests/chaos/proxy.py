@@ -1,11 +1,13 @@
-"""A TCP proxy between one service and Redis, for what networks do: delay, cut, and fall silent without a word."""
+"""A TCP proxy between one service and Redis, for what networks do: delay, cut, fall silent without a word, and lead to
+something that is no Redis."""
 
 import asyncio
 from contextlib import suppress
 
 
 class Proxy:
-    """`delay_s` holds every chunk for so long; while `mute` is set, nothing passes and nobody is told."""
+    """`delay_s` holds every chunk for so long; while `mute` is set, nothing passes and nobody is told. `nonsense` is what
+    new connections hear instead of Redis, whatever they ask."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
@@ -14,6 +16,7 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
         self.delay_s = 0.0
+        self.nonsense = b""
 
     async def start(self) -> int:
         """Returns its port."""
@@ -26,6 +29,7 @@ class Proxy:
 
     def heal(self) -> None:
         self.delay_s = 0.0
+        self.nonsense = b""
         self._open.set()
 
     def cut(self) -> None:
@@ -43,6 +47,9 @@ class Proxy:
         assert task is not None
         self._connections.add(task)
         try:
+            while self.nonsense and await reader.read(1 << 16):
+                writer.write(self.nonsense)
+                await writer.drain()
             other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
             try:
                 async with asyncio.TaskGroup() as group:

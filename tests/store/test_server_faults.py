@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from common.errors import StoreMisconfigured, StoreUnavailable
 from common.store import keys, queue
-from common.store.claims import Outcome
+from common.store.claims import Job, Outcome
 from common.store.jobs import Submission
 from common.store.states import Status
 from tests.store.conftest import MakeStore
@@ -27,7 +28,10 @@ SUBMISSION = Submission(next(keys.new_ids(1)), b"1")
 async def everything(gateway: Store, processor: Processor) -> dict[str, Callable[[], Awaitable[Any]]]:
     """Each method of the store that asks the server, on a job that `processor` has."""
     assert (await gateway.jobs.submit(SUBMISSION)).decision in ("queued", "known")
-    job = await processor.claim_one()
+    return calls(gateway, processor, await processor.claim_one())
+
+
+def calls(gateway: Store, processor: Processor, job: Job) -> dict[str, Callable[[], Awaitable[Any]]]:
     store = processor.store
     return {
         "submit": lambda: gateway.jobs.submit(SUBMISSION),
@@ -156,14 +160,104 @@ class TestAServerThatIsWrong:
         yield lambda user: redis_url.replace("unix://", f"unix://{user}@")
         raw.acl_deluser("limited")
 
-    @pytest.mark.parametrize("user", ["limited:wrong", "nobody:secret", "limited:secret"])
+    @pytest.mark.parametrize(
+        ("user", "sentence"),
+        [
+            ("limited:wrong", "check the user and password in REDIS_URL"),
+            ("nobody:secret", "check the user and password in REDIS_URL"),
+            ("limited:secret", "give the user in REDIS_URL those of docs/operations.md"),
+        ],
+    )
     async def test_one_that_refuses_us_says_where_to_look(
-        self, url_of: Callable[[str], str], open_store: MakeStore, user: str
+        self, url_of: Callable[[str], str], open_store: MakeStore, user: str, sentence: str
     ) -> None:
         gateway = open_store(url_of(user), name="gate")
         for call in (gateway.queue.prepare, lambda: gateway.jobs.submit(SUBMISSION), gateway.queue.ring):
-            with pytest.raises(StoreMisconfigured, match="check the user and password in REDIS_URL"):
+            with pytest.raises(StoreMisconfigured, match=sentence):
                 await call()
+
+    async def test_one_without_such_a_database_says_so(self, redis_url: str, open_store: MakeStore) -> None:
+        gateway = open_store(redis_url.replace("db=0", "db=999"), name="gate")
+        with pytest.raises(StoreMisconfigured, match="check the number at the end of REDIS_URL"):
+            await gateway.queue.prepare()
+
+    @pytest.mark.parametrize("kind", ["string", "list"])
+    async def test_what_somebody_else_put_under_a_job_s_key_keeps_nobody_up(
+        self, gateway: Store, a: Processor, raw: Any, kind: str
+    ) -> None:
+        ids = list(islice(keys.new_ids(1), 3))
+        for i in ids:
+            await gateway.jobs.submit(Submission(i, b"1", deadline_us=3600_000_000))
+        key = keys.job(ids[0], gateway.partitions)
+        raw.delete(key)
+        raw.set(key, "1") if kind == "string" else raw.lpush(key, "1")
+        jobs = await a.claim()
+        assert [job.id for job in jobs] == ids[1:]
+        stolen = keys.job(ids[1], gateway.partitions)
+        raw.delete(stolen)
+        raw.set(stolen, "1")
+        assert [job.id for job in await a.store.claims.extend(jobs)] == [ids[1]]
+        assert await a.store.claims.finish([(job, DONE) for job in jobs]) == [False, True]
+        assert await gateway.jobs.read(ids[0]) is None
+        await gateway.queue.ring()
+        await gateway.queue.measure()
+
+
+class TestAServerThatTalksNonsense:
+    """A proxy in between, another program at that port, a server that is not what it seems: an outage, no more."""
+
+    @pytest.fixture(
+        params=[
+            b"-DENIED Redis is running in protected mode\r\n",
+            b"-ERR unknown command\r\n",
+            b"-\r\n",
+            b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+            b"+OK\r\n" * 4,
+            b":1\r\n" * 4,
+            b"$-1\r\n" * 4,
+            b"*0\r\n" * 4,
+            b"*2\r\n+a\r\n:2\r\n" * 4,
+            b"-\xff\xfe \x00\r\n",
+            b"\x15\x03\x01\x00\x02\x02",
+            b"",
+        ],
+        ids=lambda reply: repr(reply[:12]),
+    )
+    async def nonsense(self, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+        """The address of something that answers whatever it is asked in this way."""
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(OSError):
+                while request.param and await reader.read(1 << 16):
+                    writer.write(request.param)
+            writer.close()
+
+        path = tmp_path / "nonsense.sock"
+        async with await asyncio.start_unix_server(answer, path):
+            yield f"unix://{path}?db=0"
+
+    async def test_every_call_says_that_it_is_away(
+        self, nonsense: str, open_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("common.store.connections.link.COMMAND_TIMEOUT_S", 0.3)
+        store = open_store(nonsense, name="gate")
+        job = Job(SUBMISSION.id, 0, b"1-1", 1, b"1", 0)
+        for name, call in calls(store, Processor(store), job).items():
+            try:
+                await call()
+            except StoreUnavailable:
+                continue
+            # where nothing is returned or looked at, nothing is claimed either
+            assert name not in (
+                "submit",
+                "watch",
+                "read",
+                "claim",
+                "extend",
+                "finish",
+                "prepare",
+                "subscription",
+            )
 
 
 class TestAServerThatIsAway:

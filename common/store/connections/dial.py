@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hiredis import pack_command
+from redis import exceptions
 from redis.asyncio import Connection
 from redis.asyncio.connection import parse_url as connection_settings
 from redis.asyncio.retry import Retry
@@ -36,8 +37,11 @@ class Dial:
         connection: Connection = self._kind(**self._settings | where, protocol=protocol)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-        except BaseException:
+        except BaseException as error:
             await connection.disconnect(nowait=True)
+            if isinstance(error, Exception) and not isinstance(error, (exceptions.RedisError, OSError)):
+                # redis-py trips over what is no server of ours
+                raise exceptions.ConnectionError(f"{type(error).__name__}: {error}") from error
             raise
         return connection
 

@@ -1,27 +1,23 @@
-"""What the server's errors mean: which refuse us, which are transient, which say that this is the wrong server or that
-a slot is migrating, and which error of ours each becomes.
+"""What the server's errors mean: which of them only a person can mend, which say that this is the wrong server or that a
+slot is migrating, and which error of ours each becomes.
 
-It must never act on an error: who meets one waits, connects anew or gives up. Nor may it pass off as the server's an
-error that it does not know: that is a fault of ours.
+It must never act on an error: who meets one waits, connects anew or gives up. Whatever it does not know is an outage: a
+proxy in between may say anything, and a process that ends helps nobody. Only the failure of a script is a fault of ours.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from redis import exceptions
 
-from common.errors import StoreMisconfigured, StoreUnavailable
+from common.errors import StoreError, StoreMisconfigured, StoreUnavailable
 
 _REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
-_TRANSIENT = (
-    exceptions.ConnectionError,  # BusyLoadingError too
-    exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
-    exceptions.OutOfMemoryError,
-    exceptions.ClusterDownError,
-    exceptions.TryAgainError,
-    exceptions.AskError,  # MovedError too
-    OSError,  # TimeoutError too
-)
-# errors that redis-py has no class for, or not in every place they come from (a script prefixes its own)
-_TRANSIENT_WORDS = (
+# inside a script a missing right has no code of its own: as Redis words it, and as Valkey does
+_NO_RIGHT = ("The user executing the script can't", "ACL failure in script")
+_NO_DATABASE = ("DB index", "Invalid Database", "SELECT is not allowed", "invalid DB")
+# errors inside a script that are no fault of the script
+_OUTAGES_IN_SCRIPTS = (
     "OOM ", "READONLY ", "LOADING ", "MISCONF ", "MASTERDOWN ", "NOREPLICAS ", "CLUSTERDOWN ", "TRYAGAIN ",
     "UNBLOCKED ", "BUSY ", "NOGROUP ", "non local key", "cluster is down",
 )  # fmt: skip
@@ -32,27 +28,56 @@ _SLOT_MIGRATING_WORDS = ("non local key", "cluster is down")
 
 
 def translate(error: Exception) -> Exception:
-    """Our error for one of redis-py's; what is neither transient nor refused is a fault of ours and stays as it is."""
+    """Our error for whatever happened between us and the server; the failure of a script of ours stays as it is."""
+    if isinstance(error, StoreError) or is_script_fault(error):
+        return error
+    if _lacks_right(error):
+        return StoreMisconfigured(
+            f"Redis refuses us a right ({error}): give the user in REDIS_URL those of docs/operations.md."
+        )
     if refused(error):
         return StoreMisconfigured(f"Redis refuses us ({error}): check the user and password in REDIS_URL.")
-    if is_transient(error):
-        return StoreUnavailable(f"Redis is not available ({type(error).__name__}: {error}).")
-    return error
+    if any(words in str(error) for words in _NO_DATABASE):
+        return StoreMisconfigured(
+            f"Redis has no such database ({error}): check the number at the end of REDIS_URL."
+        )
+    return StoreUnavailable(f"Redis is not available ({type(error).__name__}: {error}).")
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Around the reading of a reply: one that no script of ours gives comes from somebody else, and is an outage."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise StoreUnavailable(
+            f"Redis answers what nobody asked ({type(error).__name__}: {error})."
+        ) from error
 
 
 def refused(error: BaseException) -> bool:
-    """Whether the server refuses our user or password."""
+    """Whether the server refuses our user or password, or a right."""
     # while it connects, redis-py wraps a refusal in a ConnectionError
     return isinstance(error, _REFUSED) or isinstance(error.__cause__, _REFUSED)
 
 
+def is_script_fault(error: BaseException) -> bool:
+    """Whether a script of ours failed: by a fault of its own, or because a key is not what it must be."""
+    text = str(error)
+    return (
+        isinstance(error, exceptions.ResponseError)
+        and "user_script" in text
+        and not _lacks_right(error)
+        and not any(words in text for words in _OUTAGES_IN_SCRIPTS)
+    )
+
+
+def _lacks_right(error: BaseException) -> bool:
+    return _is(error, (exceptions.NoPermissionError,), _NO_RIGHT)
+
+
 def in_words(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def is_transient(error: Exception) -> bool:
-    """Whether a later try may succeed."""
-    return _is(error, _TRANSIENT, _TRANSIENT_WORDS)
 
 
 def is_wrong_server(error: Exception) -> bool:
@@ -69,5 +94,5 @@ def is_slot_migrating(error: Exception) -> bool:
     return _is(error, _SLOT_MIGRATING, _SLOT_MIGRATING_WORDS)
 
 
-def _is(error: Exception, kinds: tuple[type[Exception], ...], words: tuple[str, ...]) -> bool:
+def _is(error: BaseException, kinds: tuple[type[Exception], ...], words: tuple[str, ...]) -> bool:
     return isinstance(error, kinds) or any(word in str(error) for word in words)

@@ -153,20 +153,21 @@ class Connections:
                         stack.push_async_callback(connection.disconnect, nowait=True)
                         await self._subscribe(connection, [by_slot[slot] for slot in slots])
                         parts.append(Subscription(connection, self._topology))
-                whole = parts[0] if len(parts) == 1 else await stack.enter_async_context(merged(parts))
-                yield whole
             except Exception as error:
                 raise translate(error) from error
+            yield parts[0] if len(parts) == 1 else await stack.enter_async_context(merged(parts))
 
     async def _subscribe(self, connection: Connection, channels: list[str]) -> None:
         # one command each: a cluster refuses channels of several slots in one
         await send(connection, [("SSUBSCRIBE", channel) for channel in channels])
         for channel in channels:
             try:
-                await connection.read_response(timeout=math.inf)
+                reply = await connection.read_response(disable_decoding=True, timeout=math.inf)
             except exceptions.MovedError as error:
                 self._topology.moved(_slot(channel), connection, error)
                 raise
+            if not isinstance(reply, list) or reply[:1] != [b"ssubscribe"]:
+                raise exceptions.ConnectionError("the server does not confirm a subscription")
 
     async def aclose(self) -> None:
         for link in self._links.values():

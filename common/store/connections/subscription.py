@@ -39,13 +39,14 @@ class Subscription:
                 reply = await self._read()
             if reply is None:
                 raise exceptions.TimeoutError("the subscription's connection is silent")
-            if isinstance(reply, list) and reply[0] == b"sunsubscribe":
+            kind = reply[0] if isinstance(reply, list) and reply else None
+            if kind == b"sunsubscribe":
                 raise exceptions.ConnectionError("a channel has moved to another server")
+            payload = reply[2] if kind == b"smessage" else None
+            return payload if isinstance(payload, bytes) else None
         except Exception as error:
             self._topology.lost(self._connection)
             raise translate(error) from error
-        is_message = isinstance(reply, list) and reply[0] == b"smessage"
-        return reply[2] if is_message else None
 
     async def _read(self) -> Any:
         """None when the time is up: redis-py does not raise for a timeout that is its argument."""

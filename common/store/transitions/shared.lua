@@ -45,8 +45,13 @@ local now_text = text(now)
 -- The fields that transitions decide on. `status` is false for a job that does not exist.
 local function load_job(id)
   local key = tag .. ':job:' .. id
-  local fields = redis.call('HMGET', key, 'status', 'owner', 'attempt', 'entry', 'watchers', 'created', 'started',
-    'deadline', 'alarm', 'idem')
+  local command = { 'HMGET', key, 'status', 'owner', 'attempt', 'entry', 'watchers', 'created', 'started', 'deadline',
+    'alarm', 'idem' }
+  local fields = redis.pcall(unpack(command))
+  if fields.err then
+    -- what somebody else put under a job's key is no job, and must not keep a script from the others
+    if string.find(fields.err, '^WRONGTYPE') then fields = {} else redis.call(unpack(command)) end
+  end
   return {
     id = id, key = key, status = fields[1], owner = fields[2], attempt = tonumber(fields[3] or 0), entry = fields[4],
     watchers = fields[5], created = fields[6], started = fields[7], deadline = tonumber(fields[8]),
