@@ -15,7 +15,9 @@ MAX_DEPTH = 250
 
 _PREFIX = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"input"[ \t\r\n]*:[ \t\r\n]*')
 _SPACE = b" \t\r\n"
-_BIG_NUMBER = re.compile(rb"[0-9]{19}")
+# a text with only its numbers left: digits as 0, points as they are, a space for all else
+_NUMBERS = bytes(ord("0" if chr(c) in "0123456789" else "." if chr(c) == "." else " ") for c in range(256))
+_LONG = b"0" * 19  # the shortest integer that may not fit into 64 bits
 
 
 class NotJson(ValueError):
@@ -30,11 +32,17 @@ def loads(text: bytes) -> Any:
     """The value of a JSON text. Integers keep all their digits (orjson alone turns those past 64 bits into floats)."""
     try:
         value = orjson.loads(text)
-        if _BIG_NUMBER.search(text):
+        if _has_long_integer(text):
             value = json.loads(text)
     except (orjson.JSONDecodeError, RecursionError) as error:
         raise NotJson(f"The body is not valid JSON: {error}.") from None
     return value
+
+
+def _has_long_integer(text: bytes) -> bool:
+    """Or a string that looks like one. Translating first costs less than parsing; a regular expression, far more."""
+    numbers = text.translate(_NUMBERS)
+    return b" " + _LONG in numbers or numbers.startswith(_LONG)
 
 
 def dumps(value: Any, **options: Any) -> bytes:
