@@ -21,6 +21,7 @@ from common import json_text
 from common.errors import ModelFault
 from processor.model.frames import HEADER, Item, Kind, pack, unpack
 from processor.model.loader import Model, describe, in_one_line, load_model
+from processor.model.results import NotJson, to_json
 
 FLUSH_S = 0.001  # outcomes are sent at the latest before the next call that starts this much after the first of them
 
@@ -30,7 +31,6 @@ TRACEBACK_CHARS = 8192  # its end: the last calls
 
 UNWANTED = Item(Kind.ERROR, 0, b"")  # in the place of an answer that nobody reads
 
-_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _PR_SET_PDEATHSIG = 1
 
 
@@ -229,9 +229,9 @@ def _outcome(result: Any, started: int) -> Item:
         return _failed(result, started)
     spent = (time.perf_counter_ns() - started) // 1000
     try:
-        return Item(Kind.RESULT, spent, json_text.dumps(result, option=_JSON, default=_default))
-    except (TypeError, ValueError, RecursionError) as error:
-        sentence = f"Prediction failed: the result is not JSON ({describe(error)})."
+        return Item(Kind.RESULT, spent, to_json(result))
+    except NotJson as refused:
+        sentence = f"Prediction failed: the result is not JSON ({refused})."
         return Item(Kind.ERROR, spent, orjson.dumps({"error": sentence, "cause": "the result is not JSON"}))
 
 
@@ -273,15 +273,6 @@ def _traceback(error: BaseException) -> str:
     except Exception:  # it shows the exception's own text
         text = "".join(traceback.format_tb(error.__traceback__))
     return text[-TRACEBACK_CHARS:].encode("utf-8", "replace").decode()
-
-
-def _default(value: Any) -> Any:
-    """What orjson does not know: arrays it cannot read in place, and pydantic models."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 if __name__ == "__main__":
