@@ -21,7 +21,7 @@ from common import json_text
 from common.errors import ModelFault
 from processor.model.frames import HEADER, Item, Kind, pack, unpack
 from processor.model.loader import Model, describe, in_one_line, load_model
-from processor.model.results import NotJson, to_json
+from processor.model.results import NotJson, one_each, to_json
 
 FLUSH_S = 0.001  # outcomes are sent at the latest before the next call that starts this much after the first of them
 
@@ -202,7 +202,7 @@ def _answer_one(model: Model, text: bytes) -> Item:
 
 
 def _checked(results: Any, expected: int) -> list[Any]:
-    listed = list(results)
+    listed = one_each(results)
     if len(listed) != expected:
         raise ValueError(f"predict_batch returned {len(listed)} results for {expected} inputs")
     return listed

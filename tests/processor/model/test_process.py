@@ -393,11 +393,15 @@ class TestBatches:
         number = {"inputs[:-1]": 0, "inputs + [1]": 2, "[]": 0}[returned]
         assert bad == f"Prediction failed: ValueError: predict_batch returned {number} results for 1 inputs"
 
-    @pytest.mark.parametrize("returned", ["None", "5"])
+    @pytest.mark.parametrize("returned", ["None", "5", "{1: 0.1, 2: 0.2}", "'ab'", "{1, 2}"])
     async def test_a_batch_that_is_no_list(self, start: Start, returned: str) -> None:
         process = await start(f"class Model:\n    def predict_batch(self, inputs): return {returned}")
+        kind = type(eval(returned)).__name__
         for sentence in await results(process, 1, 2):
-            assert sentence.startswith("Prediction failed: TypeError: ")
+            assert sentence == (
+                f"Prediction failed: TypeError: predict_batch returned one {kind}: "
+                "return a list with one result for each input, in order"
+            )
 
     async def test_an_exception_may_be_an_item(self, start: Start) -> None:
         process = await start("""
