@@ -15,11 +15,17 @@ from typing import Any
 
 import orjson
 
-from common.json_text import MAX_DEPTH
+from common.json_text import MAX_DEPTH, loads
 from processor.model.loader import describe
 
 PLACE_PARTS = 10  # of a longer place the beginning is shown
 KEY_CHARS = 50
+
+_TEXTS = {
+    "ipaddress",
+    "pydantic.networks",
+}  # modules whose types are written as their text: addresses and URLs
+_LEAVES = {float, bool, type(None)}
 
 # what orjson makes of a missing time, in nanoseconds and in units from minutes to weeks
 _DOUBTFUL = (b"1677-09-21T00:12:43.145224", b"1970-01-01T00:00:00")
@@ -127,8 +133,6 @@ def _plain(value: Any, depth: int) -> Any:
         return _object(value, depth)
     if isinstance(value, list) or type(value) is tuple:
         return _list(value, depth)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _object(_attributes(value, [field.name for field in dataclasses.fields(value)]), depth)
     try:
         known = _step(value)
     except NotJson:
@@ -137,7 +141,7 @@ def _plain(value: Any, depth: int) -> Any:
         raise NotJson(f"is {_named(value)} and cannot be read: {describe(error)}") from None
     if _is_numbers(known):
         return known
-    return _plain(known, depth + 1)
+    return _plain(known, depth)
 
 
 def _object(value: dict[Any, Any], depth: int) -> dict[str, Any]:
@@ -155,6 +159,8 @@ def _object(value: dict[Any, Any], depth: int) -> dict[str, Any]:
 
 
 def _list(value: Sequence[Any], depth: int) -> list[Any]:
+    if _LEAVES.issuperset(map(type, value)):
+        return list(value)
     plain = []
     for index, inner in enumerate(value):
         try:
@@ -200,26 +206,27 @@ def _step(value: Any) -> Any:
     """What stands in JSON for a value that orjson does not know; its parts may need a step of their own."""
     kind = type(value)
     if hasattr(kind, "model_dump"):
-        try:
-            return value.model_dump(mode="json")
-        except Exception:  # a field of a type that pydantic cannot write, such as an array
-            return value.model_dump()
+        return _from_model(value)
     if isinstance(value, (type, bytes, bytearray, memoryview)):
         raise _refusal(value)
     if _is(value, "numpy", "ndarray", "generic"):
         return _from_numpy(value)
+    if dataclasses.is_dataclass(value):
+        return _attributes(value, [field.name for field in dataclasses.fields(value)])
     if kind.__name__ in ("NaTType", "NAType") and kind.__module__.startswith("pandas"):
         return None
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
-    if isinstance(value, float):
+    if isinstance(value, float) or _is(value, "fractions", "Fraction"):
         return float(value)
     if _is(value, "decimal", "Decimal"):
+        if value.is_nan():
+            return None
         whole = value.is_finite() and value.as_tuple().exponent >= 0 and value.adjusted() <= 308
         return int(value) if whole else float(value)
-    if isinstance(value, PurePath) or _is(value, "uuid", "UUID") or kind.__module__ == "ipaddress":
+    if isinstance(value, PurePath) or _is(value, "uuid", "UUID") or kind.__module__ in _TEXTS:
         return str(value)
     if _is(value, "pandas", "DataFrame"):
         return _rows(value)
@@ -245,6 +252,20 @@ def _step(value: Any) -> Any:
     if hasattr(kind, "__attrs_attrs__"):
         return _attributes(value, [attribute.name for attribute in kind.__attrs_attrs__])
     raise _refusal(value)
+
+
+def _from_model(value: Any) -> Any:
+    """A pydantic model may have fields of types that pydantic cannot write, such as arrays. They are written by us, as
+    JSON, so that its other fields become the same with and without them."""
+    try:
+        return value.model_dump(mode="json")
+    except Exception:
+        try:
+            return value.model_dump(mode="json", fallback=lambda part: loads(to_json(part)))
+        except (
+            Exception
+        ):  # not JSON, or a pydantic without `fallback`: the way through the parts finds the place
+            return value.model_dump()
 
 
 def _from_numpy(value: Any) -> Any:

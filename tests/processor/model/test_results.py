@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import fractions
 import ipaddress
 import json
 import subprocess
@@ -82,7 +83,9 @@ CASES: dict[str, tuple[Any, Any]] = {
     "user list": (collections.UserList([1]), [1]),
     "namespace": (types.SimpleNamespace(a=1), {"a": 1}),
     "named tuple": (Point(1, {2}), [1, [2]]),
-    "decimals": ([decimal.Decimal(text) for text in ("1.5", "2", "1E+3", "NaN", "Infinity")], [1.5, 2, 1000, None, None]),
+    "decimals": ([decimal.Decimal(text) for text in ("1.5", "2", "1E+3", "NaN", "Infinity", "sNaN")], [1.5, 2, 1000, None, None, None]),
+    "fraction": (fractions.Fraction(1, 2), 0.5),
+    "url": (pydantic.AnyUrl("http://localhost/"), "http://localhost/"),
     "path": (Path("/a/b"), "/a/b"),
     "address": (ipaddress.ip_address("127.0.0.1"), "127.0.0.1"),
     "timedelta": (datetime.timedelta(minutes=1, milliseconds=500), 60.5),
@@ -95,6 +98,10 @@ CASES: dict[str, tuple[Any, Any]] = {
     "big integers in anything": ([Box(2**70), Model(content=2**70), {2**70}], [{"content": 2**70}, {"content": 2**70, "array": None}, [2**70]]),
     "pydantic": (Model(content={1}), {"content": [1], "array": None}),
     "pydantic with an array": (Model(content=1, array=np.arange(2)), {"content": 1, "array": [0, 1]}),
+    "the fields beside an array": (
+        Model(content=decimal.Decimal("0.5"), array=np.array([0.1], "f4")),
+        {"content": sent(Model(content=decimal.Decimal("0.5")))["content"], "array": [0.1]},
+    ),
     "keys of NumPy": (dict(zip(*np.unique(["a", "b", "a"], return_counts=True), strict=True)), {"a": 2, "b": 1}),
     "number keys of NumPy": (dict(zip(*np.unique([3, 1, 3], return_counts=True), strict=True)), {"1": 1, "3": 2}),
     "float keys of NumPy": ({np.float32(0.5): 1, np.float64(1.5): 2, np.bool_(True): 3}, {"0.5": 1, "1.5": 2, "true": 3}),
@@ -188,6 +195,15 @@ CIRCLE.append(CIRCLE)
 def test_what_is_not_json_is_named_with_its_place_and_its_cure(value: Any, sentence: str) -> None:
     found = refusal(value)
     assert found.startswith(sentence) or (not sentence.startswith("result") and sentence in found), found
+
+
+class Endless:
+    def model_dump(self, **_: Any) -> "Endless":
+        return Endless()
+
+
+def test_what_never_becomes_plain() -> None:
+    assert refusal({"a": Endless()}).startswith("result")
 
 
 async def test_what_was_not_awaited() -> None:
