@@ -18,6 +18,7 @@ _SPACE = b" \t\r\n"
 # a text with only its numbers left: digits as 0, points as they are, a space for all else
 _NUMBERS = bytes(ord("0" if chr(c) in "0123456789" else "." if chr(c) == "." else " ") for c in range(256))
 _LONG = b"0" * 19  # the shortest integer that may not fit into 64 bits
+_LONG_INSIDE = b" " + _LONG  # not after a point
 
 
 class NotJson(ValueError):
@@ -42,7 +43,7 @@ def loads(text: bytes) -> Any:
 def _has_long_integer(text: bytes) -> bool:
     """Or a string that looks like one. Translating first costs less than parsing; a regular expression, far more."""
     numbers = text.translate(_NUMBERS)
-    return b" " + _LONG in numbers or numbers.startswith(_LONG)
+    return _LONG_INSIDE in numbers or numbers.startswith(_LONG)
 
 
 def dumps(value: Any, **options: Any) -> bytes:
