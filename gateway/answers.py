@@ -8,6 +8,9 @@ Headers = list[tuple[bytes, bytes]]
 
 JSON_HEADERS: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
+#: In place of an input that the client does not want to see again.
+NO_INPUT = b"null"
+
 _RESULT_WORD = {
     Status.QUEUED: b'"processing"',
     Status.PROCESSING: b'"processing"',
@@ -37,14 +40,14 @@ def accepted_body(prediction_id: str) -> bytes:
 
 
 def prediction_body(prediction_id: str, state: JobState, *, with_status: bool = False) -> bytes:
-    """The body of GET and, `with_status`, a WebSocket frame. `state` has its input."""
+    """The body of GET and, `with_status`, a WebSocket frame. `state` has its input, or NO_INPUT in its place."""
     status = b'"status":"%b",' % state.status.encode() if with_status else b""
     result = _RESULT_WORD.get(state.status, state.payload)
     error = b',"error":%b' % state.payload if state.final and state.status is not Status.SUCCEEDED else b""
     return b'{"prediction_id":"%b",%b"output":{"input":%b,"result":%b}%b}' % (
         prediction_id.encode(),
         status,
-        state.input or b"null",
+        state.input or NO_INPUT,
         result,
         error,
     )

@@ -106,19 +106,34 @@ def _read_prefer(prefer: bytes, options: RequestOptions) -> None:
 
 def read_wait(scope: Scope) -> float:
     """`?wait=N` of a GET, in seconds; 0 without it. Raises HttpError 400."""
-    query: bytes = scope["query_string"]
-    if not query:
-        return 0.0
-    values = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("wait")
-    if values is None:
+    value = _last(scope, "wait")
+    if value is None:
         return 0.0
     try:
-        wait_s = float(values[-1])
+        wait_s = float(value)
     except ValueError:
         wait_s = -1.0
     if not 0 <= wait_s < float("inf"):
         raise HttpError(400, "wait must be a number of seconds, such as ?wait=10.")
     return min(wait_s, MAX_WAIT_S)
+
+
+def read_with_input(scope: Scope) -> bool:
+    """`?input=` of what shows a prediction: whether its input is shown too. Raises HttpError 400."""
+    value = _last(scope, "input")
+    word = "true" if value is None else value.lower()
+    if word not in ("true", "false"):
+        raise HttpError(400, "input must be 'true' or 'false', such as ?input=false.")
+    return word == "true"
+
+
+def _last(scope: Scope, name: str) -> str | None:
+    """The last value of this name in the query; None: there is none."""
+    query: bytes = scope["query_string"]
+    if not query:
+        return None
+    values = parse_qs(query.decode("latin-1"), keep_blank_values=True).get(name)
+    return values[-1] if values else None
 
 
 async def read_body(receive: Receive, length: int | None, limit: int) -> bytes:

@@ -8,11 +8,19 @@ from common.json_text import input_of, same_value
 from common.store import keys
 from common.store.jobs import Submission, SubmitReply
 from common.store.states import Fault, JobState, Status
-from gateway.answers import Headers, accepted_body, answer, prediction_body, status_header, sync_body
+from gateway.answers import (
+    NO_INPUT,
+    Headers,
+    accepted_body,
+    answer,
+    prediction_body,
+    status_header,
+    sync_body,
+)
 from gateway.errors import ALREADY_FINISHED, CODE_OF_FAULT, NOT_FOUND, HttpError, queue_full
 from gateway.gateway import Gateway
 from gateway.relay import Notice
-from gateway.requests import RequestOptions, read_body, read_options, read_wait
+from gateway.requests import RequestOptions, read_body, read_options, read_wait, read_with_input
 from gateway.waiter import Waiter
 
 #: Watching for a client that hangs up costs a task; a prediction done within this time does without.
@@ -183,11 +191,14 @@ class Prediction:
             if prediction_id is None:
                 raise HttpError(404, NOT_FOUND)
             scope["observation"].prediction_id = prediction_id
+            wait_s, with_input = read_wait(scope), read_with_input(scope)
             if scope["method"] == "DELETE":
                 await self._cancel(prediction_id)
-            state = await self._look(prediction_id, receive, read_wait(scope))
+            state = await self._look(prediction_id, receive, wait_s)
             if state is None:
                 raise HttpError(404, NOT_FOUND)
+            if not with_input:
+                state = state._replace(input=NO_INPUT)
             headers = [status_header(state.status)]
             if not state.final:
                 headers.append(RETRY_AFTER)

@@ -18,11 +18,12 @@ from common.errors import StoreError
 from common.store import keys
 from common.store.jobs import Jobs
 from common.store.states import JobState, Status
-from gateway.answers import prediction_body
-from gateway.errors import NOT_FOUND
+from gateway.answers import NO_INPUT, prediction_body
+from gateway.errors import NOT_FOUND, HttpError
 from gateway.gateway import Gateway
 from gateway.metrics import WEBSOCKETS
 from gateway.relay import Notice, Waiters
+from gateway.requests import read_with_input
 
 MAX_MESSAGES = 64
 SMALL = 4096  # bytes; of an idle or a slow subscriber no larger input or result is kept: it is read again when sent
@@ -56,6 +57,8 @@ class PredictionSocket:
                 return await _say(send, NOT_FOUND, UNKNOWN)
             try:
                 await self._serve(prediction_id, scope, receive, send)
+            except HttpError as error:  # by frame: a browser shows no page the body of a refused handshake
+                await _say(send, error.sentence, POLICY)
             except StoreError:
                 await _say(send, STORE_AWAY, TRY_AGAIN)
 
@@ -92,15 +95,28 @@ async def _until_gone(receive: Receive, subscriber: "Subscriber") -> None:
 class Subscriber:
     """What one client has been sent, and what it will be. Frames are sent from `begin` on; updates that come before it wait."""
 
-    __slots__ = ("_id", "_input", "_jobs", "_large", "_send", "_sending", "_status", "_updates", "_writable")
+    __slots__ = (
+        "_id",
+        "_input",
+        "_jobs",
+        "_large",
+        "_send",
+        "_sending",
+        "_status",
+        "_updates",
+        "_with_input",
+        "_writable",
+    )
 
     def __init__(
         self, prediction_id: str, jobs: Jobs, large: asyncio.Semaphore, scope: Scope, send: Send
     ) -> None:
+        """Raises HttpError 400 for its query."""
         self._id = prediction_id
         self._jobs = jobs
         self._large = large
         self._writable: asyncio.Event = scope["extensions"]["writable"]
+        self._with_input = read_with_input(scope)
         self._send = send
         self._updates: list[Update] = []
         self._sending: asyncio.Task[None] | None = None
@@ -109,17 +125,22 @@ class Subscriber:
 
     def begin(self, state: JobState | None) -> None:
         """`state` is its first frame; None: there is no such prediction."""
-        self._updates.insert(0, state or Notice.LOST)
+        self._updates.insert(0, self._wanted(state) if state else Notice.LOST)
         self._sending = asyncio.create_task(self._send_updates(), name="subscriber sends")
 
     def notify(self, item: "Update") -> None:
         if len(self._updates) == UPDATES_LIMIT:
             del self._updates[0]
+        if isinstance(item, JobState):
+            item = self._wanted(item)
         if isinstance(item, JobState) and len(item.payload) + len(item.input or b"") > SMALL:
             item = LOOK
         self._updates.append(item)
         if self._status and not self._sending:
             self._sending = asyncio.create_task(self._send_updates(), name="subscriber sends")
+
+    def _wanted(self, state: JobState) -> JobState:
+        return state if self._with_input else state._replace(input=NO_INPUT)
 
     def end(self) -> None:
         """Nothing more will be sent."""
@@ -159,7 +180,7 @@ class Subscriber:
                 return UNKNOWN
             if state.status is self._status:
                 return None
-            code = await self._show(state)
+            code = await self._show(self._wanted(state))
             with suppress(TimeoutError):
                 async with asyncio.timeout(LARGE_S):
                     await self._writable.wait()

@@ -64,6 +64,37 @@ def test_other_query_parameters_are_ignored(api: Api) -> None:
     state(api.read(prediction_id, "?a=1&b&=&wait=1&%00"), prediction_id, TEXT, "succeeded")
 
 
+def test_the_input_is_left_out_where_nobody_wants_it(echo: Local) -> None:
+    value = "x" * 500_000
+    prediction_id = echo.submit(value)
+    for query in ("?input=false&wait=25", "?input=FALSE", "?input=true&input=false"):
+        assert state(echo.read(prediction_id, query), prediction_id, None, "succeeded") == value
+    for query in ("?input=true", "?input=false&input=True", "?inputs=false"):
+        assert state(echo.read(prediction_id, query), prediction_id, value, "succeeded") == value
+
+
+def test_the_input_is_left_out_in_every_state(idle: Local, moody: Local) -> None:
+    prediction_id = idle.submit(TEXT)
+    state(idle.read(prediction_id, "?input=false&wait=0.1"), prediction_id, None, "queued")
+    answer = idle.http.delete(f"/predict/{prediction_id}?input=false")
+    state(answer, prediction_id, None, "cancelled")
+    failed = moody.submit({"mood": "raise"})
+    state(moody.read(failed, "?wait=25&input=false"), failed, None, "failed")
+
+
+@pytest.mark.parametrize("value", ["", "no", "0", "falsch", "%ff", "false,true"])
+def test_input_must_be_true_or_false(api: Api, value: str) -> None:
+    sentence = refused(api.read(api.submit(TEXT), f"?input={value}"), 400)
+    assert sentence == "input must be 'true' or 'false', such as ?input=false."
+
+
+@pytest.mark.parametrize("query", ["?input=no", "?wait=soon"])
+def test_a_bad_query_cancels_nothing(idle: Local, query: str) -> None:
+    prediction_id = idle.submit(TEXT)
+    refused(idle.http.delete(f"/predict/{prediction_id}{query}"), 400)
+    state(idle.read(prediction_id), prediction_id, TEXT, "queued")
+
+
 def test_head_is_get_without_a_body(api: Api) -> None:
     prediction_id = api.submit(TEXT)
     api.end(prediction_id)

@@ -1,5 +1,6 @@
 """WS /ws/predict/{prediction_id}."""
 
+import json
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,13 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
+from tests.conftest import wait_until
 from tests.contract.api import TEXT, Api, frame, news, refused, rest_of
 from tests.contract.conftest import PATIENT, Local
 from tests.services import Service
 
 UNKNOWN = ["3f1c9a52-7b0e-4d61-9c3a-d84f27e6b015", "x", "0" * 36, "%00", "%ff", "0" * 5000]
+KEY_OFFER = "base64url.bearer.authorization.foretell.YS1rZXk"
 UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -93,6 +96,29 @@ def test_a_result_too_large_for_one_announcement(echo: Local) -> None:
     frames, code = echo.all_frames(prediction_id)
     assert news(frames[-1], prediction_id, value, "succeeded") == value
     assert code == 1000
+
+
+@pytest.mark.parametrize("size", [100, 6000, 1 << 20], ids=["small", "larger", "as large as it may be"])
+def test_the_input_is_left_out_where_nobody_wants_it(moody: Local, tmp_path: Path, size: int) -> None:
+    """Then a frame is as large as the result, and a client's own limit (1 MiB, where websockets sets it) holds."""
+    value = {"after": str(tmp_path / "go"), "value": 7, "more": ""}
+    value["more"] = "x" * (size - len(json.dumps({"input": value})))
+    prediction_id = moody.submit(value)
+    wait_until(lambda: moody.read(prediction_id).headers["prediction-status"] == "processing")
+    with moody.subscribe(f"{prediction_id}?input=false") as subscriber:
+        assert news(frame(subscriber), prediction_id, None, "processing") == "processing"
+        (tmp_path / "go").touch()
+        (last,), code = rest_of(subscriber)
+    assert news(last, prediction_id, None, "succeeded") == {"value": 7}
+    assert code == 1000
+    ((late,), code) = moody.all_frames(f"{prediction_id}?input=False")
+    assert (late, code) == (last, 1000)
+
+
+@pytest.mark.parametrize("value", ["", "no", "0", "%ff"])
+def test_input_must_be_true_or_false(idle: Local, value: str) -> None:
+    sentence = "input must be 'true' or 'false', such as ?input=false."
+    assert idle.all_frames(f"{idle.submit(TEXT)}?input={value}") == ([{"error": sentence}], 1008)
 
 
 def test_cancelled(idle: Local) -> None:
