@@ -36,7 +36,7 @@ def loads(text: bytes) -> Any:
         if _has_long_integer(text):
             value = json.loads(text)
     except (orjson.JSONDecodeError, RecursionError) as error:
-        raise NotJson(f"The body is not valid JSON: {error}.") from None
+        raise NotJson(_fault(text, error)) from None
     return value
 
 
@@ -44,6 +44,19 @@ def _has_long_integer(text: bytes) -> bool:
     """Or a string that looks like one. Translating first costs less than parsing; a regular expression, far more."""
     numbers = text.translate(_NUMBERS)
     return _LONG_INSIDE in numbers or numbers.startswith(_LONG)
+
+
+def _fault(text: bytes, error: Exception) -> str:
+    """One sentence. orjson's own about bytes that are not text helps nobody."""
+    if text.startswith(b"\x1f\x8b"):
+        return "The body is gzip, not JSON: send the header 'Content-Encoding: gzip', or unpack it."
+    if text.startswith(b"\xef\xbb\xbf"):
+        return "The body is not valid JSON: it begins with a byte order mark; send UTF-8 without one."
+    try:
+        text.decode()
+    except UnicodeDecodeError as fault:
+        return f"The body is not valid JSON: byte {fault.start} is not UTF-8; encode it as UTF-8."
+    return f"The body is not valid JSON: {error}."
 
 
 def dumps(value: Any, **options: Any) -> bytes:

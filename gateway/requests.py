@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope
 
 from gateway.errors import HttpError
+from gateway.unpacking import TooLarge, Unpacker, read_encoding
 
 MAX_KEY_BYTES = 255
 MAX_DEADLINE_US = 7 * 86400 * 1_000_000
@@ -20,7 +21,7 @@ MAX_WAIT_S = 300.0  # a long poll above this is cut to it: proxies end it anyway
 class RequestOptions:
     """`wait_s`: how long the client waits for the result; None: as long as the service does; 0: not at all.
     `then_202`: what it gets after that, instead of a 504. `applied`: the preference that was honoured. `key`: digest of the
-    Idempotency-Key. `deadline_us`: the Prediction-Deadline."""
+    Idempotency-Key. `deadline_us`: the Prediction-Deadline. `encoding`: how the body is packed, if it is."""
 
     length: int | None = None
     wait_s: float | None = None
@@ -28,14 +29,15 @@ class RequestOptions:
     applied: bytes = b""
     key: str = ""
     deadline_us: int | None = None
+    encoding: str = ""
 
 
 def read_options(headers: list[tuple[bytes, bytes]]) -> RequestOptions:
-    """Async-Mode, Prefer (RFC 7240), Content-Type, Content-Length, Idempotency-Key, Prediction-Deadline.
+    """Async-Mode, Prefer (RFC 7240), Content-Type, -Encoding and -Length, Idempotency-Key, Prediction-Deadline.
 
     Raises HttpError 400 and 415.
     """
-    mode = prefer = content_type = None
+    mode = prefer = content_type = encoding = None
     options = RequestOptions()
     for name, value in headers:
         if name == b"content-length":
@@ -50,8 +52,12 @@ def read_options(headers: list[tuple[bytes, bytes]]) -> RequestOptions:
             options.key = _read_key(value, again=bool(options.key))
         elif name == b"prediction-deadline":
             options.deadline_us = _read_deadline(value, again=options.deadline_us is not None)
+        elif name == b"content-encoding":
+            encoding = value if encoding is None else encoding + b"," + value
     if content_type is not None and not _is_json(content_type):
         raise HttpError(415, "The body must be JSON: send the header 'Content-Type: application/json'.")
+    if encoding is not None:
+        options.encoding = read_encoding(encoding)
     if prefer is not None:
         _read_prefer(prefer, options)
     if mode is not None:
@@ -157,6 +163,30 @@ async def read_body(receive: Receive, length: int | None, limit: int) -> bytes:
     if len(body) > limit:
         raise _too_large(limit)
     return body
+
+
+async def read_packed_body(receive: Receive, length: int | None, limit: int, encoding: str) -> bytes:
+    """The same for a body that is packed: `limit` is that of what is in it."""
+    most = limit + limit // 16 + 1024  # what does not shrink comes out a little larger
+    unpacker, parts, size = Unpacker(encoding, limit), [], 0
+    if length is not None and length > most:
+        raise _too_large(limit)
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise HttpError(400, "The body ended early.")
+        part: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(part)
+        if size > most:
+            raise _too_large(limit)
+        try:
+            parts.append(unpacker.feed(part))
+        except TooLarge:
+            raise _too_large(limit) from None
+    unpacker.end()
+    return b"".join(parts)
 
 
 def _too_large(limit: int) -> HttpError:

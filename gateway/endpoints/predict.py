@@ -20,7 +20,14 @@ from gateway.answers import (
 from gateway.errors import ALREADY_FINISHED, CODE_OF_FAULT, NOT_FOUND, HttpError, queue_full
 from gateway.gateway import Gateway
 from gateway.relay import Notice
-from gateway.requests import RequestOptions, read_body, read_options, read_wait, read_with_input
+from gateway.requests import (
+    RequestOptions,
+    read_body,
+    read_options,
+    read_packed_body,
+    read_wait,
+    read_with_input,
+)
 from gateway.waiter import Waiter
 
 #: Watching for a client that hangs up costs a task; a prediction done within this time does without.
@@ -62,7 +69,11 @@ class Predictions:
         protected: bool,
     ) -> None:
         """Submit and answer. `protected`: it may be asked for again, so a client that hangs up does not cancel it."""
-        input_ = input_of(await read_body(receive, options.length, self._limit))
+        if options.encoding:
+            body = await read_packed_body(receive, options.length, self._limit, options.encoding)
+        else:
+            body = await read_body(receive, options.length, self._limit)
+        input_ = input_of(body)
         seen = scope["observation"]
         seen.prediction_id = prediction_id
         watch = options.wait_s != 0
