@@ -15,11 +15,12 @@ import orjson
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.answers import Headers
 
 #: What a browser, which cannot set headers on a WebSocket, offers as subprotocols: the first, and the second + its key.
+#: The first is selected wherever it is offered, also without keys: a browser ends a WebSocket whose offer was not taken up.
 SUBPROTOCOL = "foretell"
 KEY_SUBPROTOCOL = "base64url.bearer.authorization.foretell."
 
@@ -129,8 +130,6 @@ class KeyCheck:
         if not any(self._knows(key) for key in _keys_of(scope)):
             challenge = (b"www-authenticate", b"Bearer")
             return await self._refuse(scope, receive, send, 401, WRONG_KEY, [challenge])
-        if SUBPROTOCOL in scope.get("subprotocols", ()):
-            send = _with_subprotocol(send)
         await self._app(scope, receive, send)
 
     def _knows(self, key: bytes) -> bool:
@@ -162,14 +161,3 @@ def _keys_of(scope: Scope) -> list[bytes]:
             except (binascii.Error, ValueError):
                 continue
     return found[:4]
-
-
-def _with_subprotocol(send: Send) -> Send:
-    """A browser ends a WebSocket whose offer was not taken up; the key itself is not said back."""
-
-    async def send_with_it(message: Message) -> None:
-        if message["type"] == "websocket.accept":
-            message = {**message, "subprotocol": SUBPROTOCOL}
-        await send(message)
-
-    return send_with_it

@@ -24,6 +24,7 @@ from gateway.gateway import Gateway
 from gateway.metrics import WEBSOCKETS
 from gateway.relay import Notice, Waiters
 from gateway.requests import read_with_input
+from gateway.security import SUBPROTOCOL
 
 MAX_MESSAGES = 64
 SMALL = 4096  # bytes; of an idle or a slow subscriber no larger input or result is kept: it is read again when sent
@@ -52,7 +53,8 @@ class PredictionSocket:
         prediction_id = keys.parse_id(scope["path_params"]["prediction_id"])
         with suppress(OSError), WEBSOCKETS.track_inprogress():  # OSError: the client is gone
             await receive()  # that it connects
-            await send({"type": "websocket.accept"})
+            offered = SUBPROTOCOL in scope["subprotocols"]
+            await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if offered else None})
             if prediction_id is None:
                 return await _say(send, NOT_FOUND, UNKNOWN)
             try:

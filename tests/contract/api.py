@@ -4,7 +4,7 @@ import json
 import re
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx2
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 TEXT = "Bonjour tout le monde"
 JSON = {"Content-Type": "application/json"}
@@ -75,9 +76,12 @@ class Api:
     def cancel(self, prediction_id: str) -> Answer:
         return self.http.delete(f"/predict/{prediction_id}")
 
-    def subscribe(self, prediction_id: str) -> AbstractContextManager[ClientConnection]:
+    def subscribe(
+        self, prediction_id: str, subprotocols: Sequence[str] = ()
+    ) -> AbstractContextManager[ClientConnection]:
         return connect(
             f"{self.url.replace('http', 'ws', 1)}/ws/predict/{prediction_id}",
+            subprotocols=[Subprotocol(name) for name in subprotocols] or None,
             open_timeout=TIMEOUT_S,
             proxy=None,
         )

@@ -217,3 +217,22 @@ def test_a_wrong_handshake_is_an_error_in_json(
     head = f"{request_line} /ws/predict/{uuid.uuid4()} HTTP/1.1\r\nHost: foretell\r\n{headers}\r\n"
     with echo.raw(head.encode()) as client:
         refused(client.answer(), code)
+
+
+@pytest.mark.parametrize("offer", [["foretell"], ["other", "foretell"], ["foretell", KEY_OFFER]])
+def test_the_subprotocol_is_selected_when_it_is_offered(idle: Local, offer: list[str]) -> None:
+    """A browser ends a WebSocket none of whose subprotocols was selected, with keys or without."""
+    with idle.subscribe(idle.submit(TEXT), offer) as subscriber:
+        assert subscriber.subprotocol == "foretell"
+
+
+def test_no_subprotocol_that_was_not_offered(idle: Local) -> None:
+    for offer in ([], ["other"]):
+        with idle.subscribe(idle.submit(TEXT), offer) as subscriber:
+            assert subscriber.subprotocol is None
+
+
+def test_the_subprotocol_of_a_refusal_by_frame(idle: Local) -> None:
+    with idle.subscribe("x", ["foretell"]) as subscriber:
+        assert subscriber.subprotocol == "foretell"
+        assert rest_of(subscriber)[1] == 4404
