@@ -22,6 +22,7 @@ from gateway.errors import (
 )
 from gateway.gateway import Gateway
 from gateway.observed import Observed
+from gateway.paths import OtherPaths
 from gateway.security import guarded
 
 
@@ -51,6 +52,7 @@ def make_app(gateway: Gateway) -> ASGIApp:
         },
     )
     app.router.redirect_slashes = False  # an unknown path is a 404 in JSON, not a redirect
+    app.router.default = OtherPaths(app.router)
     settings = gateway.settings
     keys, origins = (
         text.split(",") if text else [] for text in (settings.api_keys, settings.allowed_origins)

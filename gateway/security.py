@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 import orjson
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.answers import Headers
+from gateway.paths import meant
 
 #: What a browser, which cannot set headers on a WebSocket, offers as subprotocols: the first, and the second + its key.
 #: The first is selected wherever it is offered, also without keys: a browser ends a WebSocket whose offer was not taken up.
@@ -60,11 +61,7 @@ class Refusal:
     async def __call__(
         self, scope: Scope, receive: Receive, send: Send, code: int, sentence: str, headers: Headers
     ) -> None:
-        for route in self._routes:
-            match, found = route.matches(scope)
-            if match is not Match.NONE:
-                scope.update(found)
-                break
+        scope.update(meant(self._routes, scope))
         scope["observation"].code = code
         body = orjson.dumps({"error": sentence})
         kind = "http.response"

@@ -39,7 +39,8 @@ def test_422_no_input(api: Api, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nothing", "/predict/", "/predicts", "/predict/a/b", "/v1/predict", "//"]
+    "path",
+    ["/", "/nothing", "/predict//", "/predicts", "/ws", "/ws/predict", "/predict/a/b", "/v1/predict", "//"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_404_unknown_path(api: Api, method: str, path: str) -> None:
@@ -52,7 +53,10 @@ def test_404_unknown_path(api: Api, method: str, path: str) -> None:
         ("GET", "/predict", {"POST"}),
         ("DELETE", "/predict", {"POST"}),
         ("OPTIONS", "/predict", {"POST"}),
+        ("GET", "/predict/", {"POST"}),
         ("PATCH", "/predict/x", {"GET", "DELETE"}),
+        ("POST", "/predict/x/", {"GET", "DELETE"}),
+        ("POST", "/dead/", {"GET"}),
         ("POST", "/predict/x", {"GET", "DELETE"}),
         ("POST", "/livez", {"GET"}),
         ("DELETE", "/readyz", {"GET"}),

@@ -64,6 +64,18 @@ def test_other_query_parameters_are_ignored(api: Api) -> None:
     state(api.read(prediction_id, "?a=1&b&=&wait=1&%00"), prediction_id, TEXT, "succeeded")
 
 
+def test_a_slash_at_the_end_changes_nothing(api: Api) -> None:
+    """No redirect either: many clients make a GET of a POST that is redirected."""
+    answer = api.http.post("/predict/", json={"input": TEXT}, follow_redirects=False)
+    succeeded(answer, TEXT)
+    prediction_id = answer.headers["prediction-id"]
+    state(api.read(f"{prediction_id}/", "?wait=1"), prediction_id, TEXT, "succeeded")
+    assert api.http.get("/dead/").json() == api.http.get("/dead").json()
+    assert api.http.get("/livez/").status_code == 200
+    for path in ("/predict//", f"/predict/{prediction_id}//", f"//predict/{prediction_id}"):
+        refused(api.http.get(f"{api.url}{path}"), 404)
+
+
 def test_the_input_is_left_out_where_nobody_wants_it(echo: Local) -> None:
     value = "x" * 500_000
     prediction_id = echo.submit(value)

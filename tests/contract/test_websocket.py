@@ -189,10 +189,6 @@ def test_a_stopping_gateway_says_1012(moody: Local, tmp_path: Path) -> None:
     assert code == 1000
 
 
-def test_without_an_upgrade_it_is_an_error_in_json(api: Api) -> None:
-    refused(api.http.get(f"/ws/predict/{uuid.uuid4()}"), 404)
-
-
 @pytest.mark.parametrize("path", ["/ws", "/ws/predict", "/ws/predict/a/b", "/predict/x", "/"])
 def test_a_handshake_elsewhere_is_not_found(echo: Local, path: str) -> None:
     with echo.raw(f"GET {path} HTTP/1.1\r\nHost: foretell\r\n{UPGRADE}\r\n".encode()) as client:
@@ -236,3 +232,25 @@ def test_the_subprotocol_of_a_refusal_by_frame(idle: Local) -> None:
     with idle.subscribe("x", ["foretell"]) as subscriber:
         assert subscriber.subprotocol == "foretell"
         assert rest_of(subscriber)[1] == 4404
+
+
+def test_a_slash_at_the_end_changes_nothing(idle: Local) -> None:
+    prediction_id = idle.submit(TEXT)
+    with idle.subscribe(f"{prediction_id}/") as subscriber:
+        news(frame(subscriber), prediction_id, TEXT, "queued")
+
+
+@pytest.mark.parametrize("path", ["x", "x/", UNKNOWN[0]])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_426_without_an_upgrade(api: Api, method: str, path: str) -> None:
+    answer = api.http.request(method, f"/ws/predict/{path}")
+    assert "WebSocket" in refused(answer, 426)
+    assert answer.headers["upgrade"] == "websocket"
+    assert answer.headers["connection"].lower() == "upgrade"
+
+
+def test_426_for_another_upgrade(api: Api) -> None:
+    with api.raw(
+        b"GET /ws/predict/x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    ) as client:
+        refused(client.answer(), 426)

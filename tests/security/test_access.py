@@ -1,6 +1,7 @@
 """Keys and origins, as a client meets them."""
 
 import base64
+import json
 import socket
 from collections.abc import Callable
 
@@ -106,3 +107,29 @@ def test_refusals_are_counted_under_their_route(start_gateway: Callable[..., Ser
         ("403", "POST", "/predict"),
         ("401", "_OTHER", "/ws/predict/{prediction_id}"),
     }
+
+
+def test_a_slash_at_the_end_is_the_same_route(start_gateway: Callable[..., Service]) -> None:
+    gateway = start_gateway(API_KEYS=KEY)
+    for sent in (
+        request(f"GET /predict/{ID}/"),
+        request(f"GET /predict/{ID}/", "x-api-key: another"),
+        request("POST /predict/", "content-length: 0"),
+        request("GET /dead/"),
+        handshake().replace(b"/ws/predict/x", b"/ws/predict/x/"),
+        request("GET /ws/predict/x"),
+        request("GET /predict//"),
+    ):
+        first_code(gateway, sent)
+    assert counted(gateway) == {
+        ("401", "GET", "/predict/{prediction_id}"),
+        ("404", "GET", "/predict/{prediction_id}"),
+        ("401", "POST", "/predict"),
+        ("401", "GET", "/dead"),
+        ("401", "_OTHER", "/ws/predict/{prediction_id}"),
+        ("401", "GET", "/ws/predict/{prediction_id}"),
+        ("401", "GET", "other"),
+    }
+
+
+PREFLIGHT = ("access-control-request-method: POST", "access-control-request-headers: content-type")
