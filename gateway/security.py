@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 
 import orjson
 from starlette.applications import Starlette
+from starlette.datastructures import Headers as RequestHeaders
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -26,7 +28,8 @@ SUBPROTOCOL = "foretell"
 KEY_SUBPROTOCOL = "base64url.bearer.authorization.foretell."
 
 PROTECTED = ("/predict", "/dead", "/ws")  # the probes and metrics stay open
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+#: Not OPTIONS: a developer whose preflight is refused must learn why.
+SAFE_METHODS = frozenset({"GET", "HEAD"})
 EXPOSED = [
     "Location",
     "Prediction-Id",
@@ -37,19 +40,35 @@ EXPOSED = [
 ]
 
 WRONG_KEY = "An API key is needed: send the header 'Authorization: Bearer <key>'."
-FOREIGN = "Pages of this origin may not use Foretell here: add it to ALLOWED_ORIGINS."
 
 
 def guarded(routing: Starlette, *, api_keys: list[str], origins: list[str]) -> ASGIApp:
     """`routing` behind these keys (none: open) and origins (none: only its own; `*`: all)."""
     refusal = Refusal(routing.routes)
-    app: ASGIApp = OriginCheck(routing, refusal, origins)
+    app: ASGIApp = routing
     if api_keys:
         app = KeyCheck(app, refusal, api_keys)
-    if origins:  # outermost: a page must be able to read a refusal, and a preflight carries no key
+    if origins:  # around the keys: a page must be able to read a refusal, and a preflight carries no key
         methods = ["GET", "POST", "PUT", "DELETE"]
-        app = CORSMiddleware(app, origins, methods, allow_headers=["*"], expose_headers=EXPOSED)
-    return app
+        app = Preflights(app, origins, methods, allow_headers=["*"], expose_headers=EXPOSED)
+    return OriginCheck(app, refusal, origins)
+
+
+class Preflights(CORSMiddleware):
+    """Starlette's, which refuses in plain text."""
+
+    def preflight_response(self, request_headers: RequestHeaders) -> Response:
+        answer = super().preflight_response(request_headers)
+        if answer.status_code < 400:
+            return answer
+        asked = bytes(answer.body).decode().removeprefix("Disallowed CORS ")
+        sentence = (
+            f"This preflight asks for what is not allowed here ({asked}): "
+            "ask for GET, POST, PUT or DELETE, from an origin in ALLOWED_ORIGINS."
+        )
+        kept = {name: text for name, text in answer.headers.items() if not name.startswith("content-")}
+        headers = {**kept, "Cache-Control": "no-store"}
+        return JSONResponse({"error": sentence}, answer.status_code, headers)
 
 
 class Refusal:
@@ -89,13 +108,25 @@ class OriginCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         for name, value in scope["headers"]:
             if name == b"origin" and not self._may(scope, value):
-                return await self._refuse(scope, receive, send, 403, FOREIGN, [])
+                return await self._refuse(scope, receive, send, 403, _foreign(scope, value), [])
         await self._app(scope, receive, send)
 
     def _may(self, scope: Scope, origin: bytes) -> bool:
         if scope["type"] == "http" and scope["method"] in SAFE_METHODS:
             return True
         return b"*" in self._allowed or origin in self._allowed or _same_origin(scope["headers"], origin)
+
+
+def _foreign(scope: Scope, origin: bytes) -> str:
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    return (
+        f"The page's Origin {_quoted(origin)} is not the Host that was asked, {_quoted(host)}: add the origin to "
+        "ALLOWED_ORIGINS, or let the proxy pass on the Host with its port (nginx: proxy_set_header Host $http_host)."
+    )
+
+
+def _quoted(value: bytes) -> str:
+    return f"'{value[:200].decode('latin-1')}'"
 
 
 def _same_origin(headers: Headers, origin: bytes) -> bool:

@@ -133,3 +133,66 @@ def test_a_slash_at_the_end_is_the_same_route(start_gateway: Callable[..., Servi
 
 
 PREFLIGHT = ("access-control-request-method: POST", "access-control-request-headers: content-type")
+
+
+def answered(service: Service, data: bytes) -> tuple[int, bytes, dict[str, str]]:
+    """Code, head and body of the one answer; the body is JSON."""
+    head, _, body = tell(service, data).partition(b"\r\n\r\n")
+    return int(head[9:12]), head.lower(), json.loads(body)
+
+
+@pytest.mark.parametrize("allowed", ["", "https://app.example"])
+@pytest.mark.parametrize("keys", ["", KEY])
+@pytest.mark.parametrize("more", [(), PREFLIGHT], ids=["OPTIONS", "preflight"])
+def test_options_of_a_foreign_origin(
+    start_gateway: Callable[..., Service], allowed: str, keys: str, more: tuple[str, ...]
+) -> None:
+    """What a developer sees in the browser's network tab names the setting."""
+    gateway = start_gateway(ALLOWED_ORIGINS=allowed, API_KEYS=keys)
+    for path in ("/predict", f"/predict/{ID}", "/dead"):
+        code, head, body = answered(
+            gateway, request(f"OPTIONS {path}", "origin: https://foreign.example", *more)
+        )
+        assert code == 403
+        assert "ALLOWED_ORIGINS" in body["error"]
+        assert b"access-control-allow-origin" not in head
+
+
+def test_options_of_the_own_origin_and_of_none(start_gateway: Callable[..., Service]) -> None:
+    gateway = start_gateway(ALLOWED_ORIGINS="https://app.example")
+    for more in ((), ("origin: http://here:81",)):
+        code, head, body = answered(gateway, request("OPTIONS /predict", *more))
+        assert (code, b"allow: post" in head) == (405, True)
+        assert "POST" in body["error"]
+
+
+@pytest.mark.parametrize(("origin", "method"), [("http://here:81", "POST"), ("https://app.example", "PATCH")])
+def test_a_preflight_is_refused_in_json(
+    start_gateway: Callable[..., Service], origin: str, method: str
+) -> None:
+    gateway = start_gateway(ALLOWED_ORIGINS="https://app.example")
+    preflight = request("OPTIONS /predict", f"origin: {origin}", f"access-control-request-method: {method}")
+    code, head, body = answered(gateway, preflight)
+    assert code == 400
+    assert b"content-type: application/json" in head
+    assert b"cache-control: no-store" in head
+    assert ("(origin)" if method == "POST" else "(method)") in body["error"]
+    assert (b"access-control-allow-origin" in head) is (method == "PATCH")
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [("here", "http://here:8443"), ("127.0.0.1:8080", "https://app.example"), ("here:81", "null")],
+)
+def test_a_refused_origin_is_told_what_was_compared(
+    start_gateway: Callable[..., Service], host: str, origin: str
+) -> None:
+    """The first is nginx's usual `proxy_set_header Host $host`, which loses the port of the own page."""
+    gateway = start_gateway()
+    post = request("POST /predict", f"origin: {origin}", "content-length: 0").replace(
+        b"here:81", host.encode()
+    )
+    code, _, body = answered(gateway, post)
+    assert code == 403
+    for words in (f"'{origin}'", f"'{host}'", "ALLOWED_ORIGINS", "Host"):
+        assert words in body["error"]
