@@ -75,7 +75,9 @@ class Observed:
                 route=route,
                 code=seen.code,
                 ms=round(seconds * 1000, 3),
-                **_known(prediction_id=seen.prediction_id, trace_id=trace_id(seen.trace)),
+                **_known(
+                    client=_address(scope), prediction_id=seen.prediction_id, trace_id=trace_id(seen.trace)
+                ),
             )
         if seen.span:
             seen.span.update_name(f"{method} {route}")
@@ -84,6 +86,11 @@ class Observed:
                 seen.span.set_attribute("foretell.prediction.id", seen.prediction_id)
             if seen.code >= 500:
                 fail(seen.span, "")
+
+
+def _address(scope: Scope) -> str:
+    """Of whoever connected: behind a proxy, the proxy's. Empty on a Unix socket."""
+    return scope["client"][0] if scope.get("client") else ""
 
 
 def _known(**words: str) -> dict[str, str]:

@@ -26,11 +26,13 @@ def test_the_access_log_is_off_unless_it_is_asked_for(
     assert talking.get("/readyz")[0] == 200
     (line,) = wait_until(lambda: lines(talking, "request"))
     assert {
-        name: line[name] for name in ("method", "route", "code", "prediction_id", "trace_id", "service")
+        name: line[name]
+        for name in ("method", "route", "code", "client", "prediction_id", "trace_id", "service")
     } == {
         "method": "POST",
         "route": "/predict",
         "code": 200,
+        "client": "127.0.0.1",
         "prediction_id": answer.headers["Prediction-Id"],
         "trace_id": TRACE,
         "service": "gateway",
