@@ -4,6 +4,7 @@ Each service has its own class, so that it knows nothing of the other's settings
 in docs/operations.md, and a test keeps the two equal.
 """
 
+import re
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -30,6 +31,12 @@ def _list(text: str) -> str:
 
 #: Entries with commas between them; empty: none.
 List = Annotated[str, AfterValidator(_list)]
+
+
+def _root_path(text: str) -> str:
+    if text and not re.fullmatch(r"(/[\w.~!$&'()*+,;=:@%-]+)+/?", text, re.ASCII):
+        raise ValueError("is not a path such as /foretell")
+    return text.rstrip("/")
 
 
 class CommonSettings(BaseSettings):
@@ -60,6 +67,7 @@ class GatewaySettings(CommonSettings):
     durability: Literal["server", "replicated", "fsync"] = "server"
     api_keys: Annotated[List, Field(repr=False)] = ""
     allowed_origins: List = ""
+    root_path: Annotated[str, AfterValidator(_root_path)] = ""
     access_log: bool = False
 
 

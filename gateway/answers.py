@@ -28,6 +28,10 @@ async def answer(scope: Scope, send: Send, code: int, body: bytes, headers: Head
     await send({"type": "http.response.body", "body": body})
 
 
+def id_headers(prediction_id: str, location: str) -> Headers:
+    return [(b"location", location.encode()), (b"prediction-id", prediction_id.encode())]
+
+
 def sync_body(input_: bytes, result: bytes) -> bytes:
     return b'{"input":%b,"result":%b}' % (input_, result)
 

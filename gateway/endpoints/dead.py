@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from common.store import keys
 from common.store.dead import DeadLetter
 from common.store.states import Status
-from gateway.answers import accepted_body, answer, status_header
+from gateway.answers import accepted_body, answer, id_headers, status_header
 from gateway.errors import HttpError, queue_full
 from gateway.gateway import Gateway
 
@@ -93,8 +93,7 @@ class DeadRetry:
             raise HttpError(409, sentence, prediction_id=prediction_id)
         if word == "full":
             raise queue_full(self._gateway.clock.retry_after_s())
-        raw_id = prediction_id.encode()
-        headers = [(b"location", b"/predict/" + raw_id), (b"prediction-id", raw_id)]
+        headers = id_headers(prediction_id, self._gateway.location(prediction_id))
         headers.append(status_header(Status.QUEUED))
         await answer(scope, send, 202, accepted_body(prediction_id), headers)
 

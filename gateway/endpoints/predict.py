@@ -13,6 +13,7 @@ from gateway.answers import (
     Headers,
     accepted_body,
     answer,
+    id_headers,
     prediction_body,
     status_header,
     sync_body,
@@ -87,7 +88,7 @@ class Predictions:
         prediction_id = seen.prediction_id = submitted.id
         if submitted.decision == "known" and request.watch:
             state = await self._join(prediction_id, receive, options)
-        headers = _id_headers(prediction_id)
+        headers = id_headers(prediction_id, self._gateway.location(prediction_id))
         if options.applied:
             headers.append((b"preference-applied", options.applied))
         if isinstance(state, JobState):
@@ -99,10 +100,14 @@ class Predictions:
             headers.append(status_header(now.status if now else Status.QUEUED))
             await answer(scope, send, 202, accepted_body(prediction_id), headers)
         elif state is None:
-            sentence = f"No result within {self._wait_s:g} s: read it at /predict/{prediction_id}."
+            sentence = (
+                f"No result within {self._wait_s:g} s: read it at {self._gateway.location(prediction_id)}."
+            )
             raise _sync_error(504, sentence, prediction_id, headers)
         elif state is Notice.STOPPING:
-            sentence = f"This gateway is stopping: read the result at /predict/{prediction_id}."
+            sentence = (
+                f"This gateway is stopping: read the result at {self._gateway.location(prediction_id)}."
+            )
             raise _sync_error(503, sentence, prediction_id, headers)
         elif state is Notice.LOST:
             sentence = "The prediction was lost with the job store's data: send it again."
@@ -128,9 +133,9 @@ class Predictions:
         if not submitted.durable:
             sentence = (
                 "The prediction is queued but not yet as safe as DURABILITY asks: it may still run, "
-                f"read it at /predict/{submitted.id}."
+                f"read it at {self._gateway.location(submitted.id)}."
             )
-            headers = _id_headers(submitted.id)
+            headers = id_headers(submitted.id, self._gateway.location(submitted.id))
             raise _sync_error(503, sentence, submitted.id, headers)
         return submitted
 
@@ -156,11 +161,6 @@ class Predictions:
                 return now
             waiter.known()
             return await self._wait(waiter, receive, options)
-
-
-def _id_headers(prediction_id: str) -> Headers:
-    raw_id = prediction_id.encode()
-    return [(b"location", b"/predict/" + raw_id), (b"prediction-id", raw_id)]
 
 
 async def _answer_final(

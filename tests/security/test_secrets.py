@@ -137,6 +137,11 @@ def test_the_log_has_what_the_probe_does_not_show_and_once(guarded: Guarded) -> 
         ("gateway", "API_KEYS", ","),
         ("gateway", "API_KEYS", " "),
         ("gateway", "ALLOWED_ORIGINS", "https://a.example,"),
+        ("gateway", "ROOT_PATH", "foretell"),
+        ("gateway", "ROOT_PATH", "/"),
+        ("gateway", "ROOT_PATH", "//evil.example"),
+        ("gateway", "ROOT_PATH", "/a b"),
+        ("gateway", "ROOT_PATH", "https://a.example/foretell"),
     ],
 )
 def test_a_wrong_setting_stops_the_start_with_one_clean_line(
