@@ -7,7 +7,7 @@ in docs/operations.md, and a test keeps the two equal.
 import re
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import StartFault
@@ -39,6 +39,23 @@ def _root_path(text: str) -> str:
     return text.rstrip("/")
 
 
+def _word(*words: str, **synonyms: str) -> BeforeValidator:
+    """One of the words, in any case. What is none of them stays as it is, for the error to show."""
+    known = {word: word for word in words} | synonyms
+
+    def validate(given: object) -> object:
+        return known.get(given.lower(), given) if isinstance(given, str) else given
+
+    return BeforeValidator(validate)
+
+
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"], _word("debug", "info", "warning", "error", warn="warning")
+]
+LogFormat = Annotated[Literal["json", "console"], _word("json", "console")]
+Durability = Annotated[Literal["server", "replicated", "fsync"], _word("server", "replicated", "fsync")]
+
+
 class CommonSettings(BaseSettings):
     """What both services read."""
 
@@ -50,8 +67,8 @@ class CommonSettings(BaseSettings):
     max_attempts: Annotated[int, Field(ge=1)] = 3
     partitions: Annotated[int, Field(ge=1, le=256)] = 1
     drain_s: Seconds = 25.0
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["json", "console"] | None = None
+    log_level: LogLevel = "info"
+    log_format: LogFormat | None = None
 
 
 class GatewaySettings(CommonSettings):
@@ -64,7 +81,7 @@ class GatewaySettings(CommonSettings):
     shutdown_delay_s: Annotated[float, Field(ge=0)] = 0.5
     max_in_flight: Annotated[int, Field(ge=1)] = 10_000
     max_connections: Annotated[int, Field(ge=1)] = 16_384
-    durability: Literal["server", "replicated", "fsync"] = "server"
+    durability: Durability = "server"
     api_keys: Annotated[List, Field(repr=False)] = ""
     allowed_origins: List = ""
     root_path: Annotated[str, AfterValidator(_root_path)] = ""

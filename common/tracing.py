@@ -54,7 +54,7 @@ class Tracing:
     @classmethod
     def from_environment(cls, service: str) -> "Tracing":
         """Raises StartFault if an endpoint is named and the packages are missing."""
-        if not any(map(os.environ.get, ENDPOINTS)):
+        if not any(map(os.environ.get, ENDPOINTS)) or _switched_off():
             return cls()
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -100,6 +100,14 @@ class Tracing:
             last = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
             last.start()
             last.join(FLUSH_S)
+
+
+def _switched_off() -> bool:
+    """Whether the standard variables say so, endpoint or not."""
+    exporter, disabled = (
+        os.environ.get(name, "").strip().lower() for name in ("OTEL_TRACES_EXPORTER", "OTEL_SDK_DISABLED")
+    )
+    return exporter == "none" or disabled == "true"
 
 
 def trace_below(span: "Span") -> str:

@@ -196,6 +196,25 @@ def test_both_services_send_their_spans_where_the_environment_says(
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "on"),
+    [
+        ("OTEL_TRACES_EXPORTER", "none", False),
+        ("OTEL_TRACES_EXPORTER", "otlp", True),
+        ("OTEL_SDK_DISABLED", "True", False),
+        ("OTEL_SDK_DISABLED", "false", True),
+    ],
+)
+def test_the_standard_variables_switch_it_off(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, on: bool
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv(name, value)
+    tracing = Tracing.from_environment("gateway")
+    tracing.close()
+    assert tracing.on is on
+
+
 def test_a_collector_that_is_away_holds_nothing_up(
     start_gateway: Callable[..., Service], start_processor: Callable[..., Service]
 ) -> None:

@@ -45,6 +45,7 @@ class TestStart:
             ),
             ("LEASE_S", "0", "Input should be greater than or equal to 0.5"),
             ("LOG_LEVEL", "loud", "Input should be 'debug', 'info', 'warning' or 'error'"),
+            ("LOG_LEVEL", "Info ", "Input should be 'debug', 'info', 'warning' or 'error'"),
         ],
     )
     def test_a_wrong_setting_is_one_line(self, services: Services, name: str, value: str, fault: str) -> None:
