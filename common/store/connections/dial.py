@@ -4,20 +4,31 @@ It must never try twice, choose among servers or limit a time: that is for those
 timeout of theirs.
 """
 
+import asyncio
 import math
+import socket
 from collections.abc import Sequence
 from typing import Any
 
 from hiredis import pack_command
 from redis import exceptions
-from redis.asyncio import Connection
+from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.connection import parse_url as connection_settings
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from common.store.connections.redis_url import Address
+from common.store.connections.errors import in_words, refused
+from common.store.connections.redis_url import Address, RedisUrl
+from common.store.connections.url_options import check_files
 
 ASK_S = 1.0  # for one server to be reached and to answer, when there are others to ask
+
+_IN_CONNECTING = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ResponseError,
+    OSError,
+)
 
 Command = Sequence[Any]
 
@@ -26,8 +37,10 @@ class Dial:
     """Makes connections the way we want them: redis-py's own timeouts and retries are off, because each exchange has
     one timeout of ours around all of it, connecting included."""
 
-    def __init__(self, plain_url: str, **overrides: Any) -> None:
-        settings: dict[str, Any] = {**connection_settings(plain_url), **overrides}
+    def __init__(self, url: RedisUrl, **overrides: Any) -> None:
+        """Raises StoreMisconfigured for a file of the TLS options that cannot be used."""
+        settings: dict[str, Any] = {**connection_settings(url.plain), **url.options, **overrides}
+        check_files(url.options)
         self._kind = settings.pop("connection_class", Connection)
         defaults = {"socket_timeout": None, "retry": Retry(NoBackoff(), 0), "legacy_responses": False}
         self._settings = defaults | settings
@@ -39,10 +52,10 @@ class Dial:
             await connection.connect()  # type: ignore[no-untyped-call]
         except BaseException as error:
             await connection.disconnect(nowait=True)
-            if isinstance(error, Exception) and not isinstance(error, (exceptions.RedisError, OSError)):
-                # redis-py trips over what is no server of ours
-                raise exceptions.ConnectionError(f"{type(error).__name__}: {error}") from error
-            raise
+            if isinstance(error, Exception) and not isinstance(error, _IN_CONNECTING):
+                error = exceptions.ConnectionError(in_words(error))  # no Redis speaks here
+            say_where(error, connection, _hint(connection, error))
+            raise error
         return connection
 
 
@@ -54,8 +67,35 @@ async def send(connection: Connection, commands: Sequence[Command]) -> None:
 
 async def ask(connection: Connection, *command: Any) -> Any:
     """The reply to one command. Raises redis-py's errors."""
-    await send(connection, [command])
-    return await connection.read_response(disable_decoding=True, timeout=math.inf)
+    try:
+        await send(connection, [command])
+        return await connection.read_response(disable_decoding=True, timeout=math.inf)
+    except BaseException as error:
+        say_where(error, connection)
+        raise
+
+
+def say_where(error: BaseException, connection: Connection, hint: str = "") -> None:
+    """Put the address into an error that lacks it. A cancellation keeps it for the TimeoutError that it becomes."""
+    place = getattr(connection, "path", "") or "{}:{}".format(*address_of(connection))
+    if isinstance(error, asyncio.CancelledError):
+        error.args = (f"no answer from {place}{hint}",)
+    elif type(error) in (exceptions.ConnectionError, exceptions.TimeoutError) and not refused(error):
+        words = in_words(error)
+        error.args = (f"{words}{hint}" if place in words else f"{words} ({place}){hint}",)
+
+
+def _hint(connection: Connection, error: BaseException) -> str:
+    """What to look at when a port answers, but not to a connection of this kind."""
+    if isinstance(error.__context__, (ConnectionRefusedError, FileNotFoundError, socket.gaierror)):
+        return ""
+    if not isinstance(connection, SSLConnection):
+        return (
+            "" if hasattr(connection, "path") else ": is it a port for TLS? Then use rediss:// in REDIS_URL"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in in_words(error):
+        return ": ssl_ca_certs in REDIS_URL may name the file of another CA"
+    return ": is it a port for TLS, and does it ask for a certificate of ours (ssl_certfile in REDIS_URL)?"
 
 
 def address_of(connection: Connection) -> Address:

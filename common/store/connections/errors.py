@@ -41,7 +41,7 @@ def translate(error: Exception) -> Exception:
         return StoreMisconfigured(
             f"Redis has no such database ({error}): check the number at the end of REDIS_URL."
         )
-    return StoreUnavailable(f"Redis is not available ({type(error).__name__}: {error}).")
+    return StoreUnavailable(f"Redis is not available ({type(error).__name__}: {in_words(error)}).")
 
 
 @contextmanager
@@ -76,7 +76,10 @@ def _lacks_right(error: BaseException) -> bool:
     return _is(error, (exceptions.NoPermissionError,), _NO_RIGHT)
 
 
-def in_words(error: Exception) -> str:
+def in_words(error: BaseException) -> str:
+    """Never empty. A time limit's own error says nothing; the cancellation behind it may say where it struck."""
+    if isinstance(error, TimeoutError) and not str(error):
+        return str(error.__cause__ or "") or "no answer in time"
     return str(error) or type(error).__name__
 
 

@@ -17,7 +17,7 @@ from redis.asyncio import Connection
 from redis.crc import key_slot
 
 from common.store import keys
-from common.store.connections.dial import Command, send
+from common.store.connections.dial import Command, say_where, send
 from common.store.connections.errors import is_slot_migrating, is_wrong_server, refused, translate
 from common.store.connections.subscription import Subscription, merged
 from common.store.connections.topology import Topology, make_topology
@@ -84,7 +84,8 @@ class Link:
                 except exceptions.ResponseError as error:
                     replies.append(error)
             return replies
-        except BaseException:  # a timeout, too, comes as a cancellation
+        except BaseException as error:  # a timeout, too, comes as a cancellation
+            say_where(error, connection)
             await self.aclose()  # half an exchange may be under way
             self._topology.lost(connection)
             raise
@@ -165,6 +166,9 @@ class Connections:
                 reply = await connection.read_response(disable_decoding=True, timeout=math.inf)
             except exceptions.MovedError as error:
                 self._topology.moved(_slot(channel), connection, error)
+                raise
+            except BaseException as error:
+                say_where(error, connection)
                 raise
             if not isinstance(reply, list) or reply[:1] != [b"ssubscribe"]:
                 raise exceptions.ConnectionError("the server does not confirm a subscription")

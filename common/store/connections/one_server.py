@@ -17,7 +17,7 @@ class OneServer:
     """At one address, always."""
 
     def __init__(self, url: RedisUrl) -> None:
-        self._dial = Dial(url.plain)
+        self._dial = Dial(url)
 
     async def open(self, slot: int, *, protocol: int = 3) -> Connection:
         return await self._dial(protocol=protocol)

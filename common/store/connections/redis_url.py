@@ -3,11 +3,15 @@
 It must never connect to anything, and never show the URL, not even a part of it in an error: it may hold a password.
 """
 
-from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio.connection import parse_url as connection_settings
 
+from common.store.connections.url_options import read_options
+
+LIKE = "must be like redis://user:password@host:port/database, with %2F for / and %3F for ? in a password"
 _DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
 
 Address = tuple[str, int]
@@ -16,7 +20,8 @@ Address = tuple[str, int]
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
     """REDIS_URL, taken apart. `kind` is "" (one server), "sentinel" or "cluster"; `plain` is what redis-py
-    understands, with the user, the password and the options; `addresses` are those to ask, none for one server."""
+    understands, with the user and the password; `addresses` are those to ask, none for one server; `options` are more
+    arguments of a connection; `ignored` names what is left to Foretell."""
 
     kind: str
     plain: str
@@ -24,29 +29,36 @@ class RedisUrl:
     service: str = ""
     sentinel_user: str | None = None
     sentinel_password: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
 
 
 def parse_url(url: str) -> RedisUrl:
     """Raises ValueError with half a sentence, which does not show the URL: it may hold a password."""
+    if url != url.strip():
+        raise ValueError("begins or ends with a blank")
     scheme, _, rest = url.partition("://")
-    scheme, _, kind = scheme.partition("+")
+    scheme, _, kind = scheme.lower().partition("+")
+    scheme = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
     if scheme not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster"):
         raise ValueError(
             "must start with redis://, redis+sentinel:// or redis+cluster:// (rediss for TLS), or unix://"
         )
     if "#" in url:
         raise ValueError("cannot contain #: write %23 for it in a password")
+    place, _, query = rest.partition("?")
+    values = dict(parse_qsl(query, keep_blank_values=True))
     if not kind:
-        _check_plain(url)
-        return RedisUrl("", url)
+        plain = f"{scheme}://{place}"
+        _check_plain(plain)
+        options, ignored = _read_options(values, query, tls=scheme == "rediss")
+        return RedisUrl("", plain, options=options, ignored=ignored)
     if scheme == "unix":
         raise ValueError(f"cannot have a {kind} behind unix://")
     # by hand: urllib knows of no list of hosts
-    place, _, options = rest.partition("?")
     authority, _, tail = place.partition("/")
     user, at, hosts = authority.rpartition("@")
     addresses = tuple(_address(host, _DEFAULT_PORTS[kind]) for host in hosts.split(","))
-    query = dict(parse_qsl(options, keep_blank_values=True))
     path = [unquote(part) for part in tail.split("/") if part]
     db = "0"
     if kind == "sentinel":
@@ -62,12 +74,24 @@ def parse_url(url: str) -> RedisUrl:
     if path or not db.isdecimal():
         raise ValueError("must end with /service/database, the database a number")
     sentinel_user, sentinel_password = (
-        query.pop("sentinel_username", None),
-        query.pop("sentinel_password", None),
+        values.pop("sentinel_username", None) if kind == "sentinel" else None,
+        values.pop("sentinel_password", None) if kind == "sentinel" else None,
     )
-    plain = f"{scheme}://{user}{at}localhost/{db}" + (f"?{urlencode(query)}" if query else "")
+    plain = f"{scheme}://{user}{at}localhost/{db}"
     _check_plain(plain)
-    return RedisUrl(kind, plain, addresses, service, sentinel_user, sentinel_password)
+    options, ignored = _read_options(values, query, tls=scheme == "rediss")
+    if kind == "cluster" and options.get("db"):
+        raise ValueError("cannot name a database: a cluster has one")
+    return RedisUrl(kind, plain, addresses, service, sentinel_user, sentinel_password, options, ignored)
+
+
+def _read_options(values: dict[str, str], query: str, *, tls: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+    try:
+        return read_options(values, tls=tls)
+    except ValueError:
+        if "@" in query:  # the rest of a password, which no error may show
+            raise ValueError(LIKE) from None
+        raise
 
 
 def _check_plain(url: str) -> None:
@@ -75,8 +99,7 @@ def _check_plain(url: str) -> None:
     try:
         connection_settings(url)
     except ValueError:
-        text = "must be like redis://user:password@host:port/database, with %2F for / and %3F for ? in a password"
-        raise ValueError(text) from None
+        raise ValueError(LIKE) from None
     parts = urlsplit(url)
     database = parts.path.strip("/")
     if parts.scheme != "unix" and database and not database.isdecimal():

@@ -23,7 +23,7 @@ class Sentinels(OneServer):
         self._service = url.service
         self._sentinels = list(url.addresses)  # the one that answered last comes first
         as_sentinel = {"username": url.sentinel_user, "password": url.sentinel_password, "db": 0}
-        self._dial_sentinel = Dial(url.plain, **as_sentinel)
+        self._dial_sentinel = Dial(url, **as_sentinel)
         self._primary: Address | None = None
 
     async def open(self, slot: int, *, protocol: int = 3) -> Connection:

@@ -12,7 +12,7 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import Connection
 
-from common.store.connections.dial import send
+from common.store.connections.dial import say_where, send
 from common.store.connections.errors import translate
 from common.store.connections.topology import Topology
 
@@ -46,6 +46,7 @@ class Subscription:
             return payload if isinstance(payload, bytes) else None
         except Exception as error:
             self._topology.lost(self._connection)
+            say_where(error, self._connection)
             raise translate(error) from error
 
     async def _read(self) -> Any:
