@@ -13,9 +13,10 @@ from typing import Any
 import structlog
 import uvloop
 
-from common.errors import ForetellError
-from common.logs import setup_logs
-from common.settings import Settings, read_settings
+from common.errors import ForetellError, StartFault
+from common.logs import on_console, setup_logs
+from common.misspelt import misspelt
+from common.settings import CommonSettings, Settings, ignored_options, read_settings, settings_of_logs
 
 # Python's default of 700 new objects has a busy gateway collect garbage some fifty times a second, for 5 % of its CPU
 GC_THRESHOLD = 20_000
@@ -36,7 +37,12 @@ def run_service(name: str, kind: type[Settings], serve: Serve[Settings]) -> int:
 
     try:
         settings = read_settings(kind)
+    except StartFault as fault:
+        _say_last(settings_of_logs(), name, fault)
+        return 1
+    try:
         setup_logs(settings, name)
+        _doubt(settings)
         _allow_many_files()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
@@ -44,7 +50,7 @@ def run_service(name: str, kind: type[Settings], serve: Serve[Settings]) -> int:
     except BaseException as error:
         cause = _first(error)
         if isinstance(cause, ForetellError):
-            print(f"{name}: {cause}", file=sys.stderr)
+            _say_last(settings, name, cause)
         elif not isinstance(cause, KeyboardInterrupt):
             structlog.get_logger("foretell").critical("a loop ended that must not end", exc_info=error)
         return 1
@@ -63,6 +69,24 @@ async def stop_or_end(stop: asyncio.Event, work: asyncio.Task[None]) -> None:
 def open_files_limit() -> int:
     """How many files, sockets included, this process may have open."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _say_last(settings: CommonSettings, name: str, fault: ForetellError) -> None:
+    """The one line: readable where a person reads, else a line like all others, which no pipeline loses."""
+    if on_console(settings):
+        print(f"{name}: {fault}", file=sys.stderr)
+    else:
+        setup_logs(settings, name)
+        structlog.get_logger("foretell").critical(str(fault))
+
+
+def _doubt(settings: CommonSettings) -> None:
+    """Say what was given and is not heeded."""
+    log = structlog.get_logger("foretell")
+    for name, near in misspelt(type(settings)).items():
+        log.warning(f"{name} is no setting and is ignored: did you mean {near}?")
+    if ignored := ignored_options(settings):
+        log.warning(f"REDIS_URL has options that Foretell sets itself and ignores: {', '.join(ignored)}.")
 
 
 def _allow_many_files() -> None:

@@ -21,7 +21,7 @@ def setup_logs(settings: CommonSettings, service: str) -> None:
         line["service"] = service
         return line
 
-    console = settings.log_format == "console" or (settings.log_format is None and sys.stderr.isatty())
+    console = on_console(settings)
     level = getattr(logging, settings.log_level.upper())
     shared: list[Processor] = [
         name,
@@ -51,6 +51,11 @@ def setup_logs(settings: CommonSettings, service: str) -> None:
     root.setLevel(level)
     logging.getLogger("uvicorn").setLevel(max(level, logging.WARNING))
     logging.captureWarnings(True)
+
+
+def on_console(settings: CommonSettings) -> bool:
+    """Whether lines are for a person who reads them as they come."""
+    return settings.log_format == "console" or (settings.log_format is None and sys.stderr.isatty())
 
 
 def _json(line: EventDict, **_: Any) -> str:

@@ -5,6 +5,7 @@ in docs/operations.md, and a test keeps the two equal.
 """
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -12,6 +13,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import StartFault
 from common.store.connections.redis_url import parse_url
+
+ENV_FILE = ".env"
+ENCODING = "utf-8-sig"  # some editors put a mark before the first letter
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -56,10 +60,23 @@ LogFormat = Annotated[Literal["json", "console"], _word("json", "console")]
 Durability = Annotated[Literal["server", "replicated", "fsync"], _word("server", "replicated", "fsync")]
 
 
+_SOURCES = SettingsConfigDict(
+    env_file=ENV_FILE, env_file_encoding=ENCODING, extra="ignore", env_ignore_empty=True
+)
+
+
+class _LogFormat(BaseSettings):
+    """What must be known to say that something else is wrong."""
+
+    model_config = _SOURCES
+
+    log_format: LogFormat | None = None
+
+
 class CommonSettings(BaseSettings):
     """What both services read."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+    model_config = _SOURCES
 
     redis_url: Annotated[str, AfterValidator(_redis_url), Field(repr=False)] = "redis://localhost:6379/0"
     result_ttl_s: Annotated[int, Field(ge=1)] = 3600
@@ -113,3 +130,23 @@ def read_settings(kind: type[Settings]) -> Settings:
         name = str(first["loc"][0]).upper()
         given = "the value given" if name in ("REDIS_URL", "API_KEYS") else repr(first["input"])
         raise StartFault(f"{name} is wrong: {first['msg']} (got {given}).") from None
+    except UnicodeDecodeError:
+        raise StartFault(f"{Path(ENV_FILE).absolute()} is not UTF-8: save it as UTF-8.") from None
+    except OSError as error:
+        raise StartFault(
+            f"{Path(ENV_FILE).absolute()} cannot be read ({error.strerror}): let this user read it, or remove it."
+        ) from None
+
+
+def settings_of_logs() -> CommonSettings:
+    """For logs of a service whose settings are wrong: LOG_FORMAT if that can be read, the rest at its default."""
+    try:
+        log_format = _LogFormat().log_format
+    except (ValidationError, UnicodeDecodeError, OSError):
+        log_format = None
+    return CommonSettings.model_construct(log_format=log_format)
+
+
+def ignored_options(settings: CommonSettings) -> tuple[str, ...]:
+    """Options of REDIS_URL that Foretell sets itself."""
+    return parse_url(settings.redis_url).ignored

@@ -5,6 +5,7 @@ What a test starts is stopped with SIGTERM after it and must end with exit code 
 looked at again. Each test that fails shows what its services logged.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -60,6 +61,13 @@ class Service:
     @property
     def log(self) -> str:
         return self._log.read_text(errors="replace")
+
+    def last_sentence(self) -> str:
+        """Why it could not start or go on: the one line of a process that has ended by itself, as its logs are."""
+        line = json.loads(self.log.splitlines()[-1])
+        assert {line[name] for name in ("level", "service")} == {"critical", self.name}
+        assert line["timestamp"]
+        return str(line["event"])
 
     def new_log(self) -> str:
         """What it logged since the last call."""

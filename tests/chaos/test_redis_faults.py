@@ -619,7 +619,7 @@ async def test_one_that_kills_its_processor_each_time(
 def assert_refuses_to_start(service: Service, sentence: str) -> None:
     assert service.process.wait(PATIENCE_S) == 1
     service.kill()  # it has ended, and how has been looked at
-    assert service.log.splitlines()[-1] == f"{service.name}: {sentence}"
+    assert service.last_sentence() == sentence
     assert "Traceback" not in service.log
 
 

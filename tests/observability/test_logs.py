@@ -1,6 +1,7 @@
 """What the logs say of predictions, and what they must not."""
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 
 from tests.conftest import wait_until
 from tests.observability.asking import PARENT, SECRET, TRACE, post
-from tests.services import Service
+from tests.services import Service, Services
+from tools.embedded_server import EmbeddedServer
 
 
 def lines(service: Service, event: str) -> list[dict[str, Any]]:
@@ -64,6 +66,34 @@ def test_inputs_are_in_the_log_only_if_they_may_be(
     assert (SECRET in processor.log) is (log_inputs == "true")
     assert SECRET not in gateway.log
     assert lines(processor, "prediction succeeded")
+
+
+@pytest.mark.parametrize("log_format", ["", "JSON", "console"])
+@pytest.mark.parametrize("wrong", ["MAX_QUEUE", "LOG_LEVEL", "PORT"])
+def test_the_line_that_stops_a_start_is_one_like_the_others(
+    services: Services, log_format: str, wrong: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        value = taken.getsockname()[1] if wrong == "PORT" else "Many"
+        gateway = services.gateway(wait=False, **{"LOG_FORMAT": log_format, wrong: value})
+        assert gateway.process.wait(30) == 1
+    gateway.kill()  # it is not running: its exit code has been looked at
+    (line,) = gateway.log.splitlines()
+    if log_format == "console":
+        assert line.startswith(f"gateway: {wrong} ")
+    else:
+        assert gateway.last_sentence().startswith(f"{wrong} ")
+
+
+def test_what_is_given_and_not_heeded_is_told_once(services: Services, server: EmbeddedServer) -> None:
+    url = f"{server.url}&max_connections=10&socket_timeout=1"
+    gateway = services.gateway(SYNC_WAITS=3, REDIS_URL=url)
+    warnings = [
+        line["event"] for line in map(json.loads, gateway.log.splitlines()) if line["level"] == "warning"
+    ]
+    assert "SYNC_WAITS is no setting and is ignored: did you mean SYNC_WAIT_S?" in warnings
+    told = "REDIS_URL has options that Foretell sets itself and ignores: max_connections, socket_timeout."
+    assert warnings.count(told) == 1
 
 
 def test_every_line_is_one_json_object(

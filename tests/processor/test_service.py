@@ -14,10 +14,11 @@ from tests.services import Service, Services
 
 
 def last_words(service: Service) -> tuple[int, list[str]]:
-    """Its exit code and the lines it wrote, once it has ended by itself."""
+    """Its exit code and the only sentence it wrote, once it has ended by itself."""
     code = service.process.wait(30)
     service.kill()  # it is not running: its exit code has been looked at
-    return code, service.log.splitlines()
+    assert len(service.log.splitlines()) == 1
+    return code, [service.last_sentence()]
 
 
 def consumers(client: Client) -> list[str]:
@@ -30,9 +31,7 @@ class TestStart:
         spec = write_model("import nowhere")
         code, lines = last_words(services.processor(spec, wait=False, MODEL_PROCESSES=2))
         path = spec.removesuffix(":Model")
-        assert lines == [
-            f"processor: {path} cannot be imported: ModuleNotFoundError: No module named 'nowhere'."
-        ]
+        assert lines == [f"{path} cannot be imported: ModuleNotFoundError: No module named 'nowhere'."]
         assert code == 1
 
     @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ class TestStart:
     )
     def test_a_wrong_setting_is_one_line(self, services: Services, name: str, value: str, fault: str) -> None:
         code, lines = last_words(services.processor(wait=False, **{name: value}))
-        assert lines == [f"processor: {name} is wrong: {fault} (got {value!r})."]
+        assert lines == [f"{name} is wrong: {fault} (got {value!r})."]
         assert code == 1
 
     def test_a_taken_port_is_one_line(self, services: Services) -> None:
@@ -59,14 +58,14 @@ class TestStart:
             taken.listen()
             port = taken.getsockname()[1]
             code, lines = last_words(services.processor(wait=False, PROBE_PORT=port))
-        assert lines == [f"processor: PROBE_PORT {port} on 0.0.0.0 cannot be used: Address already in use."]
+        assert lines == [f"PROBE_PORT {port} on 0.0.0.0 cannot be used: Address already in use."]
         assert code == 1
 
     def test_a_password_never_shows(self, services: Services) -> None:
         code, lines = last_words(services.processor(wait=False, REDIS_URL="http://:secret@example.org"))
         assert code == 1
         assert len(lines) == 1
-        assert lines[0].startswith("processor: REDIS_URL is wrong: ")
+        assert lines[0].startswith("REDIS_URL is wrong: ")
         assert "secret" not in lines[0]
 
     async def test_sigterm_while_the_model_loads_ends_it(

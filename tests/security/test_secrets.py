@@ -149,7 +149,7 @@ def test_a_wrong_setting_stops_the_start_with_one_clean_line(
 ) -> None:
     start = services.gateway if name == "gateway" else services.processor
     service = start(wait=False, **{variable: value})
-    assert_stopped(service, f"{name}: {variable} is wrong: ")
+    assert_stopped(service, f"{variable} is wrong: ")
 
 
 @pytest.mark.slow
@@ -161,14 +161,13 @@ def test_a_refused_password_ends_both_with_one_clean_line(guarded: Guarded) -> N
         for kind in ("normal", "pubsub"):
             redis.execute_command("CLIENT", "KILL", "TYPE", kind)
     for service in (guarded.gateway, guarded.processor, guarded.services.gateway(wait=False)):
-        assert_stopped(service, f"{service.name}: Redis refuses us ")
+        assert_stopped(service, "Redis refuses us ")
 
 
 def assert_stopped(service: Service, begin: str) -> None:
     assert service.process.wait(30) == 1
     service.kill()
-    line = service.log.splitlines()[-1]
-    assert line.startswith(begin)
+    assert service.last_sentence().startswith(begin)
     assert "Traceback" not in service.log
     assert PASSWORD not in service.log
     assert KEY not in service.log

@@ -205,9 +205,15 @@ def test_a_child_that_dies_is_named_and_ends_all(start: Start, name: str) -> Non
 def one_sentence(run: DevRun) -> str:
     assert run.process.wait(WAIT_S) == 1
     assert run.out == ""
-    lines = [line for line in run.err.splitlines() if not line.startswith("{")]  # the services' log lines
-    assert len(lines) == 1, run.err
-    return lines[0]
+    lines = [json.loads(line) if line.startswith("{") else line for line in run.err.splitlines()]
+    # of the services' log lines only the last word of one that could not start
+    sentences = [line if isinstance(line, str) else line["event"] for line in lines if is_last_word(line)]
+    assert len(sentences) == 1, run.err
+    return str(sentences[0])
+
+
+def is_last_word(line: str | dict[str, Any]) -> bool:
+    return isinstance(line, str) or line["level"] == "critical"
 
 
 def test_a_taken_port_is_one_sentence(start: Start) -> None:
