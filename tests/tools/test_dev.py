@@ -227,6 +227,18 @@ def test_a_wrong_setting_is_one_sentence(start: Start) -> None:
     assert one_sentence(start(RESULT_TTL_S="soon")).startswith("RESULT_TTL_S ")
 
 
+def test_a_settings_file_that_is_not_utf_8_is_one_sentence(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".env").write_bytes("MODEL=modèle.py:Model\n".encode("latin-1"))
+    assert f"{tmp_path}/run/.env is not UTF-8" in one_sentence(start())
+
+
+def test_a_file_where_the_data_belongs_is_one_sentence(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".data").write_text("")
+    assert ".data cannot be written (File exists)" in one_sentence(start())
+
+
 def test_a_wrong_model_is_one_sentence(start: Start) -> None:
     assert "nowhere.py" in one_sentence(start(MODEL="nowhere.py:Model"))
 

@@ -621,7 +621,7 @@ def server(folder: Path, password_conf: str) -> Iterator[int]:
     (folder / "valkey.conf").write_text(text)
     with (folder / "server.log").open("wb") as log:
         process = start_child(
-            [embedded_server._binary_of_the_wheel(), folder / "valkey.conf"],
+            [embedded_server.binary_of_the_wheel(), folder / "valkey.conf"],
             stdout=log,
             stderr=subprocess.STDOUT,
         )
