@@ -2,8 +2,7 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,9 @@ class Certificates:
 class TlsServer(EmbeddedServer):
     """On `port` without TLS, on `tls_port` with it; `ask_clients`: only for clients with a certificate of the CA."""
 
-    def __init__(self, folder: Path, binary: str, *, ask_clients: bool = False) -> None:
+    def __init__(
+        self, folder: Path, binary: str, *, ask_clients: bool = False, more: Sequence[str] = ()
+    ) -> None:
         folder.mkdir()
         self.certificates = Certificates(folder)
         certificate, key = self.certificates.of("server")
@@ -46,11 +47,32 @@ class TlsServer(EmbeddedServer):
         extra = ["--tls-port", str(self.tls_port), "--tls-auth-clients", "yes" if ask_clients else "no"]
         extra += ["--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
         extra += ["--tls-ca-cert-file", str(self.certificates.ca)]
-        super().__init__(folder / "data", port=self.port, aof=False, extra=extra, binary=binary)
+        super().__init__(folder / "data", port=self.port, aof=False, extra=[*extra, *more], binary=binary)
 
 
-@contextmanager
-def tls_server(folder: Path, *, ask_clients: bool = False) -> Iterator[TlsServer]:
+class TlsSentinel(TlsServer):
+    """A sentinel alone, which monitors `primary` by TLS under the name `main`."""
+
+    def __init__(self, folder: Path, binary: str, primary: TlsServer) -> None:
+        super().__init__(folder, binary)
+        self.directory.mkdir()
+        lines = [
+            f"port {self.port}",
+            f"tls-port {self.tls_port}",
+            "tls-auth-clients no",
+            "tls-replication yes",
+        ]
+        certificate, key = primary.certificates.of("server")
+        lines += [f"tls-cert-file {certificate}", f"tls-key-file {key}"]
+        lines += [f"tls-ca-cert-file {primary.certificates.ca}", f"dir {self.directory}"]
+        lines += [f"sentinel monitor main 127.0.0.1 {primary.tls_port} 1"]
+        (self.directory / "sentinel.conf").write_text("\n".join(lines) + "\n")
+
+    def _options(self) -> list[str]:
+        return [str(self.directory / "sentinel.conf"), "--sentinel"]
+
+
+def tls_binary() -> str:
     """Skips the test where no redis-server speaks TLS, or openssl is missing."""
     binary = shutil.which("redis-server")
     if not binary or not shutil.which("openssl"):
@@ -58,8 +80,7 @@ def tls_server(folder: Path, *, ask_clients: bool = False) -> Iterator[TlsServer
     words = subprocess.run(["ldd", binary], capture_output=True, text=True, check=False).stdout
     if "libssl" not in words:
         pytest.skip("redis-server was built without TLS")
-    with TlsServer(folder, binary, ask_clients=ask_clients) as server:
-        yield server
+    return binary
 
 
 def _openssl(folder: Path, arguments: str) -> None:

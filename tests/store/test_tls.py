@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from common.errors import StoreMisconfigured, StoreUnavailable
 from common.store.connections import link
+from tests.conftest import wait_until
 from tests.services import running_services
 from tests.store.conftest import MakeStore
-from tests.tls import TlsServer, tls_server
+from tests.tls import TlsSentinel, TlsServer, tls_binary
 from tools.embedded_server import EmbeddedServer
 
 pytestmark = pytest.mark.leaves_jobs("no job is submitted to a server that another test looks at")
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.leaves_jobs("no job is submitted to a server that anoth
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
-    with tls_server(tmp_path_factory.mktemp("tls") / "server") as server:
+    with TlsServer(tmp_path_factory.mktemp("tls") / "server", tls_binary()) as server:
         yield server
 
 
@@ -59,11 +61,27 @@ async def test_a_ca_of_ones_own(tls: TlsServer, open_store: MakeStore) -> None:
 
 
 async def test_a_certificate_of_ones_own(tmp_path: Path, open_store: MakeStore) -> None:
-    with tls_server(tmp_path / "server", ask_clients=True) as server:
+    with TlsServer(tmp_path / "server", tls_binary(), ask_clients=True) as server:
         certificate, key = server.certificates.of("client")
         at = f"rediss://127.0.0.1:{server.tls_port}/0?ssl_ca_certs={server.certificates.ca}"
         assert "ssl_certfile" in await why_not(open_store, at)
         await open_store(f"{at}&ssl_certfile={certificate}&ssl_keyfile={key}", name="a").queue.prepare()
+
+
+async def test_a_cluster(tmp_path: Path, open_store: MakeStore) -> None:
+    more = ["--cluster-enabled", "yes", "--tls-cluster", "yes"]
+    with TlsServer(tmp_path / "server", tls_binary(), more=more) as server:
+        with Redis.from_url(server.url) as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            wait_until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+        at = f"rediss+cluster://localhost:{server.tls_port}?ssl_ca_certs={server.certificates.ca}"
+        await open_store(at, name="a").queue.prepare()
+
+
+async def test_sentinels(tls: TlsServer, tmp_path: Path, open_store: MakeStore) -> None:
+    with TlsSentinel(tmp_path / "sentinel", tls_binary(), tls) as sentinel:
+        at = f"valkeys+sentinel://localhost:{sentinel.tls_port}/main/0?ssl_ca_certs={tls.certificates.ca}"
+        await open_store(at, name="a").queue.prepare()
 
 
 @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
