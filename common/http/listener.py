@@ -14,6 +14,7 @@ def bind(host: str, port: int, *, variable: str) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise StartFault(f"{variable} {port} on {host} cannot be used: {error.strerror}.") from None
+        shown = host if host == host.strip() else repr(host)
+        raise StartFault(f"{variable} {port} on {shown} cannot be used: {error.strerror}.") from None
     listener.set_inheritable(False)
     return listener

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from common.errors import StartFault
+from common.http.listener import bind
 from common.misspelt import misspelt
 from common.settings import (
     CommonSettings,
@@ -53,6 +54,11 @@ def test_a_blank_at_the_end_of_the_url_is_told_without_it(monkeypatch: pytest.Mo
     with pytest.raises(StartFault, match="ends with a blank") as caught:
         read_settings(ProcessorSettings)
     assert "secret" not in str(caught.value)
+
+
+def test_a_blank_in_the_host_is_shown() -> None:
+    with pytest.raises(StartFault, match=r"^PORT 0 on '127\.0\.0\.1 ' cannot be used: "):
+        bind("127.0.0.1 ", 0, variable="PORT")
 
 
 @pytest.mark.parametrize("first", ["", "\ufeff"], ids=["plain", "with a mark before it"])
