@@ -132,7 +132,8 @@ USED: list[tuple[str, str | Callable[[], Any], str]] = [
     (LINK, "redis.crc", "key_slot"),
     (LINK, "redis.asyncio", "Connection"),
     (LINK, redis_connection, "disconnect is_connected read_response"),
-    (DIAL, "redis.asyncio", "Connection"),
+    (DIAL, "redis.asyncio", "Connection SSLConnection"),
+    (DIAL, "redis.exceptions", "ConnectionError InvalidResponse TimeoutError"),
     (DIAL, redis_connection, "connect disconnect host port read_response send_packed_command"),
     (DIAL, "redis.asyncio.connection", "parse_url"),
     (DIAL, "redis.asyncio.retry", "Retry"),
@@ -167,6 +168,12 @@ PASSED = [
     (WEBSOCKET_PROTOCOL, "websockets.server:ServerProtocol", "max_size logger"),
     (DIAL, "redis.asyncio:Connection", "host port protocol socket_timeout retry legacy_responses"),
     (DIAL, "redis.asyncio:Connection", "username password db"),
+    (
+        "common/store/connections/url_options.py",
+        "redis.asyncio:SSLConnection",
+        "ssl_cert_reqs ssl_check_hostname ssl_ca_certs ssl_ca_path ssl_ca_data ssl_certfile ssl_keyfile ssl_password "
+        "ssl_ciphers ssl_min_version ssl_include_verify_flags ssl_exclude_verify_flags",
+    ),
     (DIAL, "redis.asyncio:Connection.send_packed_command", "check_health"),
     (DIAL, "redis.asyncio:Connection.disconnect", "nowait"),
     (DIAL, "redis.asyncio:Connection.read_response", "disable_decoding timeout"),
