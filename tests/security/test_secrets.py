@@ -153,24 +153,35 @@ def test_a_wrong_setting_stops_the_start_with_one_clean_line(
 
 
 @pytest.mark.slow
-def test_a_refused_password_ends_both_with_one_clean_line(guarded: Guarded) -> None:
+def test_a_refused_password_ends_a_start_with_one_clean_line_and_nobody_who_works(guarded: Guarded) -> None:
     guarded.start()
     with guarded.redis() as redis:
         redis.config_set("requirepass", "another-password")
     with guarded.redis("another-password") as redis:
         for kind in ("normal", "pubsub"):
             redis.execute_command("CLIENT", "KILL", "TYPE", kind)
-    for service in (guarded.gateway, guarded.processor, guarded.services.gateway(wait=False)):
-        assert_stopped(service, "Redis refuses us ")
+    assert_stopped(guarded.services.gateway(wait=False), "Redis refuses us ")
+    for service in (guarded.gateway, guarded.processor):
+        wait_until(lambda s=service: s.log.count("Redis refuses us ") == 1)
+        assert service.process.poll() is None
+        assert_clean(service)
+    with guarded.redis("another-password") as redis:
+        redis.config_set("requirepass", PASSWORD)
+    for service in (guarded.gateway, guarded.processor):
+        service.ready()
+
+
+def assert_clean(service: Service) -> None:
+    assert "Traceback" not in service.log
+    assert PASSWORD not in service.log
+    assert KEY not in service.log
 
 
 def assert_stopped(service: Service, begin: str) -> None:
     assert service.process.wait(30) == 1
     service.kill()
     assert service.last_sentence().startswith(begin)
-    assert "Traceback" not in service.log
-    assert PASSWORD not in service.log
-    assert KEY not in service.log
+    assert_clean(service)
 
 
 @pytest.mark.parametrize("kind", [GatewaySettings, ProcessorSettings])
