@@ -106,7 +106,7 @@ async def test_a_password_that_changes_ends_nobody(world: World) -> None:
     world.raw.client_kill_filter(skipme=True)
     await world.answers(503)
     await world.readiness_is(False)
-    assert "check the user and password in REDIS_URL" in world.members[0].log
+    await eventually(lambda: "check the user and password in REDIS_URL" in world.members[0].log)
     world.raw.execute_command("CONFIG", "SET", "requirepass", "")
     await world.readiness_is(True)
     await world.answers(200)
