@@ -24,7 +24,8 @@ NONSENSE = (
     b"*0\r\n",
     b"\x15\x03\x01\x00\x02\x02",
 )
-RIGHTS = ("memory", "xadd", "xack", "xreadgroup", "hset", "evalsha", "spublish", "ssubscribe", "info")
+#: Without these a transition is refused before it writes. One that may not write its last key stays half done.
+RIGHTS = ("evalsha", "info", "ssubscribe", "xreadgroup")
 
 Fault = Callable[[Stage, random.Random, Journal], Awaitable[None]]
 

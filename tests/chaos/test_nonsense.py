@@ -87,7 +87,7 @@ async def test_nonsense_is_an_outage(world: World, nonsense: bytes) -> None:
     await world.answers(200)
 
 
-@pytest.mark.parametrize("right", RIGHTS)
+@pytest.mark.parametrize("right", [*RIGHTS, "hset", "memory", "spublish", "xack", "xadd"])
 async def test_a_right_that_is_taken_away_ends_nobody(world: World, right: str) -> None:
     await world.answers(200)
     world.raw.acl_setuser("default", enabled=True, nopass=True, commands=["+@all", f"-{right}"], keys=["*"])
