@@ -244,7 +244,7 @@ class TestServices:
         """Its slots have no master meanwhile. What a killed process had written outlives it."""
         master = cluster.owner(1)
         with running_services(cluster.url, tmp_path, partitions=PARTITIONS) as services:
-            gateway = services.gateway()
+            gateway = services.gateway(SYNC_WAIT_S=60)  # longer than a cluster may take to agree
             services.processor(LEASE_S=3)
             with traffic(gateway.url) as load:
                 wait_until(lambda: load.answered > 100, 30)
@@ -261,7 +261,7 @@ class TestServices:
         with ClusterSet(tmp_path / "servers", replicas=True) as cluster:
             master = cluster.owner(1)
             with running_services(cluster.url, tmp_path, partitions=PARTITIONS) as services:
-                gateway = services.gateway(DURABILITY="replicated")
+                gateway = services.gateway(DURABILITY="replicated", SYNC_WAIT_S=60)
                 services.processor(LEASE_S=3)
                 with traffic(gateway.url) as load:
                     wait_until(lambda: load.answered > 100, 30)
@@ -276,7 +276,7 @@ class TestServices:
 
     def test_the_contract_holds(self, cluster: ClusterSet, tmp_path: Path) -> None:
         with running_services(cluster.url, tmp_path, partitions=PARTITIONS) as services:
-            gateway = services.gateway()
+            gateway = services.gateway(SYNC_WAIT_S=60)  # longer than a cluster may take to agree
             services.processor(LANGUAGE)
             done = subprocess.run(
                 [
