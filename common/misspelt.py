@@ -15,6 +15,7 @@ COMPOSE = frozenset(
 )  # fmt: skip
 SHORT = 5  # letters; below, a name that is one letter from ours may well be another program's
 LONG = 8
+MOST = 2  # letters that may be wrong in a name of at least LONG, one in a shorter one
 
 
 def misspelt(kind: type[CommonSettings]) -> dict[str, str]:
@@ -24,14 +25,17 @@ def misspelt(kind: type[CommonSettings]) -> dict[str, str]:
     found = {}
     in_file = dotenv_values(ENV_FILE, encoding=ENCODING, interpolate=False)
     for name in (*in_file, *os.environ):
-        if name.upper() in others | COMPOSE:
+        asked = name.upper()
+        if asked in others | COMPOSE:
             continue
         if name not in in_file and len(name) < SHORT:
             continue
-        near = min(ours, key=lambda known: _distance(name.upper(), known))
-        if (name in in_file or len(near) >= SHORT) and _distance(name.upper(), near) <= (
-            2 if len(near) >= LONG else 1
-        ):
+        # a pod has hundreds of names: most are too long or too short to be one of ours
+        distances = {k: _distance(asked, k) for k in ours if abs(len(k) - len(asked)) <= MOST}
+        if not distances:
+            continue
+        near = min(distances, key=lambda known: distances[known])
+        if (name in in_file or len(near) >= SHORT) and distances[near] <= (MOST if len(near) >= LONG else 1):
             found[name] = near
     return found
 
