@@ -17,8 +17,6 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from tests import ports
-from tools import redis_topologies
 from tools.embedded_server import EmbeddedServer
 
 POLL_S = 0.01
@@ -34,8 +32,6 @@ _stderr = pytest.StashKey[int]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_stderr] = os.dup(2)  # the real one: nothing is captured yet
-    # those are drawn with `random`, which pytest-randomly seeds alike in every worker
-    redis_topologies.free_ports = ports.free_ports
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -18,9 +18,9 @@ from typing import Any, Self
 
 import pytest
 
-from tests.ports import free_port
 from tools import http_probe
 from tools.child_process import ending, start_child
+from tools.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 ECHO = f"{ROOT}/examples/echo.py:echo"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports import free_port
 from tools.embedded_server import EmbeddedServer
+from tools.ports import free_port
 
 
 class Certificates:

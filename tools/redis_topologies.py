@@ -4,8 +4,6 @@ over them, and a cluster of masters. For the tests.
 All of them are children of this process on loopback ports, each in a folder of its own, with an append-only file.
 """
 
-import random
-import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +20,7 @@ from redis.retry import Retry
 from common.errors import StartFault
 from common.store import keys
 from tools.embedded_server import POLL_S, EmbeddedServer
+from tools.ports import free_ports
 
 READY_S = 60.0
 SERVICE = "foretell"
@@ -270,20 +269,3 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float = READY_S)
         if time.monotonic() > until:
             raise StartFault(f"Waited {seconds:g} s for {what}{why}.")
         time.sleep(POLL_S)
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody has at this moment, below those that the system gives to outgoing connections: a
-    client that tries to reach a killed server may not end up on the port itself."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(11_000, 30_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in found:
-            found.append(port)
-    return found

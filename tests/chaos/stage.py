@@ -13,9 +13,9 @@ from typing import Any
 from redis.asyncio import Redis
 
 from tests.chaos.proxy import Proxy
-from tests.ports import free_port
 from tests.services import ROOT, Service
 from tools.embedded_server import EmbeddedServer
+from tools.ports import free_port
 
 LEASE_S = 2.0
 SYNC_WAIT_S = 10.0

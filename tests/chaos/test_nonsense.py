@@ -13,9 +13,9 @@ from redis import Redis
 from tests.chaos.faults import NONSENSE, RIGHTS
 from tests.chaos.proxy import Proxy
 from tests.conftest import eventually
-from tests.ports import free_port
 from tests.services import ECHO, Service, running_services
 from tools.embedded_server import EmbeddedServer
+from tools.ports import free_port
 
 START_S = 30
 

@@ -24,9 +24,9 @@ from websockets.exceptions import ConnectionClosed
 from common.store import keys
 from common.store.connections.link import COMMAND_TIMEOUT_S
 from tests.conftest import PUNCTUAL, eventually, leftovers, wait_until
-from tests.ports import free_port
 from tests.services import MOODY, MOODY_BATCH, ROOT, Service, Services, running_services
 from tools.embedded_server import EmbeddedServer
+from tools.ports import free_port
 
 PATIENT = f"{ROOT}/tests/contract/models.py:Patient"
 LEASE_S = 1

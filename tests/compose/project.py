@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.ports import free_port
+from tools.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("Dockerfile", ".dockerignore", ".env.example", "docker-compose.yml", "common", "gateway", "processor", "examples",

@@ -13,9 +13,9 @@ from redis import Redis
 from tests.conftest import wait_until
 from tests.contract.api import TEXT, Api, frame, named, news, refused, rest_of, state, succeeded
 from tests.contract.conftest import PATIENT, Local, local
-from tests.ports import free_port
 from tests.services import Service, running_services
 from tools.embedded_server import EmbeddedServer
+from tools.ports import free_port
 
 METRICS = {
     "gateway": {

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import wait_until
-from tests.ports import free_port
 from tests.services import ECHO, ROOT, Service
+from tools.ports import free_port
 
 
 def ask(name: str, path: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -13,9 +13,9 @@ from websockets.sync.client import connect
 from common.http.probes import NO_REDIS
 from common.settings import GatewaySettings, ProcessorSettings
 from tests.conftest import wait_until
-from tests.ports import free_port
 from tests.services import Service, Services, running_services
 from tools.embedded_server import EmbeddedServer
+from tools.ports import free_port
 
 PASSWORD = "the-password-of-redis"
 KEY = "the-key-of-a-client"

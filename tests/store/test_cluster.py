@@ -19,11 +19,11 @@ from common.store.claims import Outcome
 from common.store.jobs import Submission
 from common.store.states import Status
 from tests.conftest import eventually, wait_until
-from tests.ports import free_ports
 from tests.services import LANGUAGE, ROOT, running_services
 from tests.store.conftest import MakeStore
 from tests.store.store import Processor, Store
 from tests.store.traffic import assert_clean, traffic, unfinished
+from tools.ports import free_ports
 from tools.redis_topologies import ClusterSet, Node, slot_of
 
 PARTITIONS = 4  # of 0 to 2, each has a master of its own

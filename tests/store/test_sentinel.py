@@ -15,11 +15,11 @@ from common.store.claims import Outcome
 from common.store.jobs import Submission
 from common.store.states import Status
 from tests.conftest import eventually, wait_until
-from tests.ports import free_ports
 from tests.services import running_services
 from tests.store.conftest import MakeStore
 from tests.store.store import Processor, Store
 from tests.store.traffic import assert_clean, traffic, unfinished
+from tools.ports import free_ports
 from tools.redis_topologies import SERVICE, SentinelSet
 
 DONE = Outcome(Status.SUCCEEDED, b'"done"')

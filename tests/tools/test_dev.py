@@ -16,9 +16,9 @@ import pytest
 from common.errors import StartFault
 from common.http.listener import bind
 from common.settings import GatewaySettings, ProcessorSettings
-from tests.ports import free_port
 from tools.dev import choose_ports
 from tools.embedded_server import EmbeddedServer
+from tools.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO = f"{ROOT}/examples/echo.py:echo"

@@ -17,8 +17,8 @@ import pytest
 from redis import Redis
 
 from common.errors import StartFault
-from tests.ports import free_port
 from tools.embedded_server import EmbeddedServer
+from tools.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534

@@ -30,9 +30,9 @@ from common.http.probes import probe_routes
 from common.settings import CommonSettings, GatewaySettings, ProcessorSettings, read_settings
 from common.store import keys
 from tests.conftest import wait_until
-from tests.ports import free_port
 from tools import embedded_server, k8s_check
 from tools.child_process import ending, start_child
+from tools.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 VALKEY = ROOT / "k8s/components/valkey"
