@@ -6,7 +6,8 @@ sweep stands behind it, and readiness shows when it does not hear.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from enum import Enum
 
 import structlog
@@ -120,29 +121,41 @@ class Relay:
             for callback in tuple(waiting.callbacks):
                 callback(update)
 
-    def _look_up_soon(self, ids: "list[str] | dict[str, Waiters]") -> None:
+    def _look_up_soon(self, ids: Iterable[str]) -> None:
         self._to_look_up.update(ids)
         self._look_up.set()
 
     async def _look_up_forever(self) -> None:
+        now = asyncio.get_running_loop().time
+        sweep_at = now() + SWEEP_S
         while True:
-            try:
-                async with asyncio.timeout(SWEEP_S):
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(sweep_at):
                     await self._look_up.wait()
-            except TimeoutError:
+            if now() >= sweep_at:
                 self._to_look_up.update(self._waiting)
+                sweep_at = now() + SWEEP_S
             self._look_up.clear()
             ids, self._to_look_up = self._to_look_up, set()
-            try:
-                await self._look_up_all([i for i in ids if i in self._waiting and self._waiting[i].known])
-            except StoreError:  # the alarm clock says so in the log
-                self._to_look_up |= ids
+            missed = await self._look_up_all(
+                [i for i in ids if i in self._waiting and self._waiting[i].known]
+            )
+            if missed:
                 await asyncio.sleep(RECONNECT_S)
-                self._look_up.set()
+                self._look_up_soon(missed)
 
-    async def _look_up_all(self, ids: list[str]) -> None:
+    async def _look_up_all(self, ids: list[str]) -> list[str]:
+        """Returns those whose server is away: the waiters of other partitions need not wait for it."""
+        missed: list[str] = []
         for at in range(0, len(ids), LOOKUPS):
             part = [i for i in ids[at : at + LOOKUPS] if i in self._waiting]
             looks = [self._jobs.watch(i, changes=self._waiting[i].changes) for i in part]
-            for prediction_id, state in zip(part, await asyncio.gather(*looks), strict=True):
-                self._notify(prediction_id, Notice.LOST if state is None else state)
+            states = await asyncio.gather(*looks, return_exceptions=True)
+            for prediction_id, state in zip(part, states, strict=True):
+                if isinstance(state, StoreError):  # the alarm clock says so in the log
+                    missed.append(prediction_id)
+                elif isinstance(state, BaseException):
+                    raise state
+                else:
+                    self._notify(prediction_id, Notice.LOST if state is None else state)
+        return missed

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from common.errors import StoreUnavailable
 from common.store import keys
 from common.store.claims import Outcome
 from common.store.states import JobState, Status
@@ -147,6 +148,26 @@ class TestDeafness:
         with Listener(world, silent) as listener:
             await world.finish()
             assert await listener.result() == b'"done"'
+
+    async def test_a_server_that_is_away_keeps_only_its_own_waiters_waiting(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        watch, away = world.jobs.watch, next(world.gateway.ids)
+
+        def watch_others(prediction_id: str, *, changes: bool = False) -> asyncio.Future[JobState | None]:
+            found = watch(prediction_id, changes=changes)
+            if prediction_id == away:
+                found = asyncio.get_running_loop().create_future()
+                found.set_exception(StoreUnavailable("its server is away"))
+            return found
+
+        monkeypatch.setattr(world.jobs, "watch", watch_others)
+        silent = await world.submit(watch=False)  # nobody is told of this one
+        with Listener(world, away) as waiting, Listener(world, silent) as listener:
+            await world.finish()
+            world.cut()
+            assert await listener.result() == b'"done"'
+            assert waiting.told == []
 
 
 class TestEndings:
