@@ -9,9 +9,13 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+import structlog
+
 from common.errors import StoreError
 from common.store.claims import Claims, Job
 from processor import metrics
+
+log = structlog.get_logger("foretell")
 
 
 class Leases:
@@ -79,8 +83,13 @@ class Leases:
                     self._lost(job)
 
     async def sweep_forever(self) -> None:
-        """Remove the consumers of processors that are gone."""
+        """Remove the consumers of processors that are gone, and queue again what has no place in the queue any more."""
         while True:
             await asyncio.sleep(self.lease_s)
             with contextlib.suppress(StoreError):  # the next sweep is soon enough
                 await self._claims.remove_dead_consumers(idle_s=4 * self.lease_s)
+                if queued := await self._claims.sweep(silent_s=self.lease_s):
+                    metrics.PLACES_LOST.inc(queued)
+                    log.warning(
+                        "predictions had lost their place in the queue and are queued again", number=queued
+                    )

@@ -33,6 +33,9 @@ LEASE_LATENESS_SECONDS = Histogram(
 LEASES_LOST = Counter(
     "foretell_leases_lost", "Predictions that another processor took over from this one while it was alive."
 )
+PLACES_LOST = Counter(
+    "foretell_places_lost", "Predictions queued again because their place in the queue was gone."
+)
 
 # there from the start: of a series that begins at 1, a query for its growth misses the first
 for status in ("succeeded", "failed", "refused"):

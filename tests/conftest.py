@@ -116,9 +116,8 @@ def leftovers(client: Any) -> list[str]:
             found.append(f"{job} ({client.hget(job, 'status')}) without a TTL")
     for alarms in sorted(client.scan_iter("*:alarms:*")):
         found.append(f"{client.zcard(alarms)} alarms in {alarms}")
-    for counts in sorted(client.scan_iter("*:counts:*")):
-        if (unfinished := client.hget(counts, "unfinished")) != "0":
-            found.append(f"{unfinished} unfinished jobs in {counts}")
+    for unfinished in sorted(client.scan_iter("*:unfinished:*")):
+        found.append(f"{client.zcard(unfinished)} jobs in {unfinished}")
     for key in sorted(client.scan_iter("*:key:*")):
         if client.ttl(key) == -1:
             found.append(f"{key} without a TTL")

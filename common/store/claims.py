@@ -1,4 +1,4 @@
-"""The processor's half of the store: claim, extend, finish, release, leave. One method for each transition, or for each
+"""The processor's half of the store: claim, extend, finish, release, leave, sweep. One method for each transition, or for each
 use of one, a Lua page behind each.
 
 It must never change a job outside a transition, and never let redis-py's errors out: callers see StoreUnavailable
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 CALL_JOBS = 512
+SWEEP_JOBS = 200
 
 _CLAIM = Script("claim")
 _EXTEND = Script("extend")
 _FINISH = Script("finish")
 _RELEASE = Script("release")
 _LEAVE = Script("leave")
+_SWEEP = Script("sweep")
 
 
 @dataclass(slots=True, eq=False)
@@ -183,6 +185,23 @@ class Claims:
         )
         with understood():
             return sum(removed)
+
+    async def sweep(self, *, silent_s: float) -> int:
+        """Queue those jobs again whose place in the queue is gone, if they wait or nobody has renewed them for `silent_s`;
+        returns how many. Of all processors' sweeps in that time only the first looks at anything."""
+        silent_us = int(silent_s * 1e6)
+
+        async def sweep(p: int) -> int:
+            link, cursor, queued = self._session.link("control", p), b"", 0
+            while True:
+                args = (self._session.result_ttl_s, silent_us, cursor, SWEEP_JOBS)
+                cursor, again = await _SWEEP(link, p, *args)
+                with understood():
+                    queued += int(again)
+                if not cursor:
+                    return queued
+
+        return sum(await self._session.on_every_partition(sweep))
 
     # -- inside
 

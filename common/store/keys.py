@@ -7,7 +7,8 @@
 | {fP}:dead:<model>    | stream | dead letters: jobs given up; at most DEAD_LIMIT and 64 MiB            |
 | {fP}:graves:<model>  | hash   | the entry in it of each id                                             |
 | {fP}:alarms:<model>  | sorted set | jobs with a deadline or a delayed retry, by that time              |
-| {fP}:counts:<model>  | hash   | unfinished (waiting and running); ever: each final status, given_up    |
+| {fP}:unfinished:<model> | sorted set | jobs that wait or run, by the time when they were accepted  |
+| {fP}:counts:<model>  | hash   | how many ever: accepted, each final status, given_up                   |
 | {fP}:key:<digest>    | string | the id of the job that came with this Idempotency-Key; lives as long   |
 | {fP}:relay:<name>    | shard channel | announcements for one gateway or one processor                  |
 
@@ -32,6 +33,10 @@ def tag(partition: int) -> str:
 
 def jobs(partition: int, model: str = "default") -> str:
     return f"{tag(partition)}:jobs:{model}"
+
+
+def unfinished(partition: int, model: str = "default") -> str:
+    return f"{tag(partition)}:unfinished:{model}"
 
 
 def dead(partition: int, model: str = "default") -> str:

@@ -130,10 +130,7 @@ async def _of_key(client: Any, key: str) -> list[str]:
     kind = key.split(":")[1]
     if kind in ("job", "key"):
         return [f"{key} has no TTL"] if await client.ttl(key) == -1 else []
-    if kind == "counts":
-        unfinished = await client.hget(key, "unfinished")
-        return [f"{unfinished} unfinished jobs in {key}"] if unfinished != "0" else []
-    return [f"{key} is there"] if kind not in ("jobs", "dead", "graves") else []
+    return [f"{key} is there"] if kind not in ("jobs", "counts", "dead", "graves") else []
 
 
 def _scrape(member: Member) -> str:

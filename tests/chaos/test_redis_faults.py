@@ -332,6 +332,28 @@ async def test_back_and_empty(forgetful: EmbeddedServer, tmp_path: Path, partiti
     assert_nothing_left(forgetful)
 
 
+@pytest.mark.parametrize("how", ["deleted", "trimmed"])
+async def test_a_queue_emptied_by_hand(
+    own: EmbeddedServer, raw: Any, world: Services, partitions: int, how: str
+) -> None:
+    """What waits is found and queued again; what runs goes on where it runs, or again if its processor dies too."""
+    gateway = world.gateway()
+    processors = [world.processor(MOODY, LEASE_S=LEASE_S) for _ in range(2)]
+    async with clients(gateway) as client:
+        ids = [str(uuid.uuid4()) for _ in range(20)]
+        for n, prediction_id in enumerate(ids):
+            await put_until_accepted(client, prediction_id, slow(n, 0.5))
+        await eventually(lambda: all(one.metrics()["foretell_in_hand"] for one in processors), PATIENCE_S)
+        for p in range(partitions):
+            raw.delete(keys.jobs(p)) if how == "deleted" else raw.xtrim(
+                keys.jobs(p), maxlen=0, approximate=False
+            )
+        processors[0].kill()
+        assert [(await result(client, i))["value"] for i in ids] == list(range(20))
+    assert processors[1].metrics()["foretell_places_lost_total"]
+    assert "lost their place in the queue" in processors[1].log
+
+
 # -- there, and refusing writes
 
 

@@ -17,7 +17,7 @@ async def test_a_job_that_was_not_finished_is_found(gateway: Store, a: Processor
     prediction_id = next(keys.new_ids(1))
     await gateway.jobs.submit(Submission(prediction_id, b"1"))
     stream, job = keys.jobs(0), keys.job(prediction_id, 1)
-    unfinished = f"1 unfinished jobs in {keys.tag(0)}:counts:default"
+    unfinished = f"1 jobs in {keys.unfinished(0)}"
     assert leftovers(raw) == [f"1 entries in {stream}", f"{job} (queued) without a TTL", unfinished]
     await a.store.claims.claim(a.readers[0], 1)
     assert leftovers(raw) == [

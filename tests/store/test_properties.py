@@ -326,6 +326,11 @@ class Interleavings(RuleBasedStateMachine):
             if model.status == Status.PROCESSING and model.fence and model.fence[0] == store.name:
                 self._released(model, counted=False)
 
+    @rule(who=processors)
+    def sweep(self, who: int) -> None:
+        """Every job has its place, so it finds nothing to do."""
+        assert self.run(self.processors[who].store.claims.sweep(silent_s=0.0)) == 0
+
     # -- what is always true
 
     @invariant()

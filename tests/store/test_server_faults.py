@@ -331,4 +331,5 @@ async def test_a_small_job_takes_little_memory(gateway: Store, raw: Any) -> None
     await submit(100)
     before = raw.info("memory")["used_memory_dataset"]
     await submit(4000)
-    assert (raw.info("memory")["used_memory_dataset"] - before) / 4000 < 400
+    # about 130 of it for its place among the unfinished
+    assert (raw.info("memory")["used_memory_dataset"] - before) / 4000 < 480

@@ -109,7 +109,7 @@ def unfinished(nodes: Iterable[Node]) -> int:
     found = 0
     for node in nodes:
         with node.client() as client:
-            found += sum(int(client.hget(key, "unfinished") or 0) for key in client.scan_iter("*:counts:*"))
+            found += sum(client.zcard(key) for key in client.scan_iter("*:unfinished:*"))
     return found
 
 

@@ -9,7 +9,9 @@ for at = 3, #ARGV, 3 do
   local mine = owned(job, consumer, ARGV[at + 2], ARGV[at + 1])
   -- one XCLAIM each: unpack() before another argument is cut to its first value
   if mine and job.status == 'processing' then
-    redis.call('XCLAIM', jobs, GROUP, consumer, 0, job.entry, 'JUSTID')
+    local held = redis.call('XCLAIM', jobs, GROUP, consumer, 0, job.entry, 'JUSTID')
+    -- its entry was taken away by hand: nobody can take it over by that, and `sweep` must not while it is worked on
+    if #held == 0 then redis.call('HSET', job.key, 'renewed', now_text) end
   end
   local kept = job.status == 'processing' or job.status == 'succeeded' or job.status == 'failed'
   replies[#replies + 1] = mine and kept and 1 or 0

@@ -8,15 +8,15 @@ if not limit then
   return 'forgotten'
 end
 local job = load_job(id)
-if tonumber(redis.call('HGET', counts, 'unfinished') or 0) >= limit then return 'full' end
+if redis.call('ZCARD', unfinished) >= limit then return 'full' end
 if job.status and job.status ~= 'failed' then return 'known' end
 local input = redis.call('XRANGE', dead, redis.call('HGET', dead_index, id), '+', 'COUNT', 1)[1][2][4]
 if job.status and redis.call('HGET', job.key, 'input') ~= input then return 'known' end
 remove_dead_letter(id)
-redis.call('HDEL', job.key, 'owner', 'attempt', 'started', 'finished', 'error', 'fault', 'predict', 'deadline', 'alarm')
+redis.call('HDEL', job.key, 'owner', 'attempt', 'started', 'renewed', 'finished', 'error', 'fault', 'predict', 'deadline', 'alarm')
 redis.call('HSET', job.key, 'input', input, 'status', 'queued', 'created', now_text)
 redis.call('PERSIST', job.key)
 if job.idem then redis.call('PERSIST', tag .. ':key:' .. job.idem) end
 enqueue(job)
-redis.call('HINCRBY', counts, 'unfinished', 1)
+redis.call('ZADD', unfinished, now_text, id)
 return 'queued'

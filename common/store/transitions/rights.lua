@@ -6,7 +6,8 @@ local tries = {
   { 'GET', nothing }, { 'SET', nothing, '', 'XX' }, { 'EXPIRE', nothing, 1 }, { 'PERSIST', nothing },
   { 'HGET', nothing, 'f' }, { 'HEXISTS', nothing, 'f' }, { 'HMGET', nothing, 'f' }, { 'HDEL', nothing, 'f' },
   { 'HSET', jobs, 'f', '' }, { 'HINCRBY', jobs, 'f', 1 }, -- the stream is no hash
-  { 'ZADD', jobs, 'XX', 0, 'm' }, { 'ZREM', nothing, 'm' }, { 'ZRANGE', nothing, 0, 0 },
+  { 'HSTRLEN', nothing, 'f' }, { 'ZADD', jobs, 'XX', 0, 'm' }, { 'ZREM', nothing, 'm' }, { 'ZRANGE', nothing, 0, 0 },
+  { 'ZCARD', nothing }, { 'ZSCORE', nothing, 'm' }, { 'ZSCAN', nothing, 0 },
   { 'XADD', nothing, 'NOMKSTREAM', '*', 'f', '' }, { 'XLEN', nothing }, { 'XRANGE', nothing, '-', '+' },
   { 'XREVRANGE', nothing, '+', '-' }, { 'XDEL', nothing, '0-1' }, { 'XACK', nothing, GROUP, '0-1' },
   { 'XREADGROUP', 'GROUP', GROUP, consumer, 'STREAMS', nothing, '0' }, { 'XCLAIM', nothing, GROUP, consumer, 0, '0-1' },

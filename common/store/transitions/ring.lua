@@ -15,6 +15,6 @@ for _, id in ipairs(redis.call('ZRANGE', alarms, '-inf', now_text, 'BYSCORE', 'L
 end
 flush()
 local first = redis.call('ZRANGE', alarms, 0, 0, 'WITHSCORES')
-local unfinished, succeeded, failed, cancelled, expired = unpack(totals())
+local waiting_or_running, succeeded, failed, cancelled, expired = unpack(totals())
 local finished = succeeded + failed + cancelled + expired
-return { first[2] and text(math.max(0, first[2] - now)) or '', unfinished, finished }
+return { first[2] and text(math.max(0, first[2] - now)) or '', waiting_or_running, finished }

@@ -8,6 +8,7 @@
 --   entry      its entry in the jobs stream, none while a retry waits for its time. Owner, attempt and entry together
 --              are the fence: a job that was released and claimed again by the same processor has another entry, a
 --              reclaimed one another attempt. An entry that is not its job's is left over and removed when met
+--   renewed    when its lease was renewed while it had no entry that could tell: see `sweep`, µs since the epoch
 --   deadline   µs since the epoch; past it the job is expired
 --   alarm      '1' while the job stands in {fP}:alarms, a sorted set by the time when `ring` must look at it
 --   idem       digest of its Idempotency-Key; {fP}:key:<digest> holds the job's id
@@ -27,6 +28,7 @@ local EXPIRED = '"Prediction expired: its deadline passed before it was done."'
 local jobs, tag = KEYS[1], ARGV[1]
 local model = string.match(jobs, '[^:]+$')
 local counts, alarms = tag .. ':counts:' .. model, tag .. ':alarms:' .. model
+local unfinished = tag .. ':unfinished:' .. model -- every job that is not final, by the time when it was accepted
 local dead, dead_index = tag .. ':dead:' .. model, tag .. ':graves:' .. model -- dead letters, and the entry of each id
 
 -- Lua prints large numbers as 1.76e+15
@@ -63,7 +65,8 @@ local function owned(job, consumer, attempt, entry)
   return job.owner == consumer and job.attempt == tonumber(attempt) and job.entry == entry
 end
 
-local outbox, finalized = {}, {} -- watcher → lines; status → how many jobs came to it
+local outbox = {} -- watcher → lines
+local ended, finalized = {}, {} -- ids of the jobs that became final; status → how many of them came to it
 
 -- Queue one line for each watcher. One line is: id status [fault queue_µs predict_µs payload]
 local function notify(watchers, final, line)
@@ -80,9 +83,9 @@ end
 -- batch, a watcher one wake-up.
 local function flush()
   for status, number in pairs(finalized) do
-    redis.call('HINCRBY', counts, 'unfinished', -number)
     redis.call('HINCRBY', counts, status, number)
   end
+  if #ended > 0 then redis.call('ZREM', unfinished, unpack(ended)) end
   for name, lines in pairs(outbox) do
     redis.call('SPUBLISH', tag .. ':relay:' .. name, table.concat(lines, '\n'))
   end
@@ -90,9 +93,9 @@ end
 
 -- {unfinished, succeeded, failed, cancelled, expired, given up}; all but the first ever since the server was empty.
 local function totals()
-  local numbers = redis.call('HMGET', counts, 'unfinished', 'succeeded', 'failed', 'cancelled', 'expired', 'given_up')
+  local numbers = redis.call('HMGET', counts, 'succeeded', 'failed', 'cancelled', 'expired', 'given_up')
   for at = 1, #numbers do numbers[at] = tonumber(numbers[at] or 0) end
-  return numbers
+  return { redis.call('ZCARD', unfinished), unpack(numbers) }
 end
 
 local function set_alarm(job, time)
@@ -122,7 +125,7 @@ local function finalize(job, status, fault, payload, ttl, predict)
   redis.call('EXPIRE', job.key, ttl)
   if job.idem then redis.call('EXPIRE', tag .. ':key:' .. job.idem, ttl) end
   if job.alarm then redis.call('ZREM', alarms, job.id) end
-  finalized[status] = (finalized[status] or 0) + 1
+  finalized[status], ended[#ended + 1] = (finalized[status] or 0) + 1, job.id
   if job.watchers and job.watchers ~= '' then
     local inline = #payload > INLINE and '' or payload
     local waited = text((job.started or now) - job.created)
@@ -144,7 +147,7 @@ end
 -- Back into the queue, at once or after `delay` µs; its old entry is the caller's to drop.
 local function requeue(job, attempt, delay)
   redis.call('HSET', job.key, 'status', 'queued', 'attempt', attempt)
-  redis.call('HDEL', job.key, 'owner', 'entry', 'started')
+  redis.call('HDEL', job.key, 'owner', 'entry', 'started', 'renewed')
   if delay > 0 then
     set_alarm(job, math.min(now + delay, job.deadline or math.huge))
   else

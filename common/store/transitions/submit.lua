@@ -9,7 +9,7 @@ local job_keys = {}
 for at = 4, #ARGV, FIELDS do job_keys[#job_keys + 1] = tag .. ':job:' .. ARGV[at] end
 -- usually none of the jobs exists, and one call tells; `made`: an id may come twice in one call
 local any_known, made, number = redis.call('EXISTS', unpack(job_keys)) > 0, {}, 0
-local unfinished = tonumber(redis.call('HGET', counts, 'unfinished') or 0)
+local before, places = redis.call('ZCARD', unfinished), {}
 -- entries of cancelled jobs stay until a processor meets them, so without one they need a limit of their own
 local entries = redis.call('XLEN', jobs)
 local replies = {}
@@ -26,7 +26,7 @@ for at = 4, #ARGV, FIELDS do
   local decision
   if known then
     decision = known == input and 'known' or 'conflict'
-  elseif unfinished + number >= limit or entries + number >= 2 * limit then
+  elseif before + number >= limit or entries + number >= 2 * limit then
     decision = 'full'
   else
     local job = { id = id, key = tag .. ':job:' .. id }
@@ -52,6 +52,8 @@ for at = 4, #ARGV, FIELDS do
     redis.call('HSET', job.key, unpack(fields))
     if deadline then set_alarm(job, now + deadline) end
     made[id] = true
+    -- one µs each: in the order in which they came
+    places[#places + 1], places[#places + 2] = text(now + number), id
     number = number + 1
     decision = 'queued'
   end
@@ -60,5 +62,6 @@ for at = 4, #ARGV, FIELDS do
 end
 -- also by 0: a WAIT or WAITAOF behind this call waits for a write of this connection, and what is known must be
 -- as durable as what is new
-redis.call('HINCRBY', counts, 'unfinished', number)
+redis.call('HINCRBY', counts, 'accepted', number)
+if number > 0 then redis.call('ZADD', unfinished, unpack(places)) end
 return replies
