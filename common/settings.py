@@ -15,6 +15,7 @@ from common.errors import StartFault
 from common.store.connections.redis_url import parse_url
 
 ENV_FILE = ".env"
+SECRETS = frozenset({"REDIS_URL", "API_KEYS", "ADMIN_API_KEYS"})  # no log shows them, and no model gets them
 ENCODING = "utf-8-sig"  # some editors put a mark before the first letter
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -31,6 +32,11 @@ def _list(text: str) -> str:
     if text and not all(parts):
         raise ValueError("has an empty entry between its commas")
     return ",".join(parts)
+
+
+def entries(text: str) -> list[str]:
+    """Those of a `List`."""
+    return text.split(",") if text else []
 
 
 #: Entries with commas between them; empty: none.
@@ -100,6 +106,7 @@ class GatewaySettings(CommonSettings):
     max_connections: Annotated[int, Field(ge=1)] = 16_384
     durability: Durability = "server"
     api_keys: Annotated[List, Field(repr=False)] = ""
+    admin_api_keys: Annotated[List, Field(repr=False)] = ""
     allowed_origins: List = ""
     root_path: Annotated[str, AfterValidator(_root_path)] = ""
     access_log: bool = False
@@ -128,7 +135,7 @@ def read_settings(kind: type[Settings]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper()
-        given = "the value given" if name in ("REDIS_URL", "API_KEYS") else repr(first["input"])
+        given = "the value given" if name in SECRETS else repr(first["input"])
         raise StartFault(f"{name} is wrong: {first['msg']} (got {given}).") from None
     except UnicodeDecodeError:
         raise StartFault(f"{Path(ENV_FILE).absolute()} is not UTF-8: save it as UTF-8.") from None

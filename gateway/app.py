@@ -8,8 +8,10 @@ from starlette.types import ASGIApp
 from common.errors import StoreError
 from common.http.probes import probe_routes
 from common.json_text import NoInput, NotJson
+from common.settings import entries
 from gateway.endpoints.dead import DeadPrediction, DeadPredictions, DeadRetry
 from gateway.endpoints.predict import Prediction, Predictions
+from gateway.endpoints.queue import Queues, Waiting
 from gateway.endpoints.websocket import PredictionSocket
 from gateway.errors import (
     HttpError,
@@ -36,6 +38,8 @@ def make_app(gateway: Gateway) -> ASGIApp:
                 Prediction(gateway, predictions),
                 methods=["GET", "PUT", "DELETE"],
             ),
+            Route("/queue", Queues(gateway), methods=["GET", "DELETE"]),
+            Route("/queue/waiting", Waiting(gateway), methods=["GET"]),
             Route("/dead", DeadPredictions(gateway), methods=["GET"]),
             Route("/dead/{prediction_id}", DeadPrediction(gateway), methods=["DELETE"]),
             Route("/dead/{prediction_id}/retry", DeadRetry(gateway), methods=["POST"]),
@@ -54,8 +58,5 @@ def make_app(gateway: Gateway) -> ASGIApp:
     app.router.redirect_slashes = False  # an unknown path is a 404 in JSON, not a redirect
     app.router.default = OtherPaths(app.router)
     settings = gateway.settings
-    keys, origins = (
-        text.split(",") if text else [] for text in (settings.api_keys, settings.allowed_origins)
-    )
-    inside = guarded(app, api_keys=keys, origins=origins)
+    inside = guarded(app, api_keys=gateway.client_keys, origins=entries(settings.allowed_origins))
     return Observed(inside, gateway.tracing, access_log=settings.access_log)

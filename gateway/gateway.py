@@ -5,16 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from common.errors import StoreError, StoreUnavailable
-from common.settings import GatewaySettings
+from common.settings import GatewaySettings, entries
 from common.store import keys
 from common.store.alarm_clock import AlarmClock
 from common.store.dead import DeadLetters
 from common.store.jobs import Jobs
 from common.store.queue import Queue
 from common.store.session import Session
+from common.store.waiting import WaitingJobs
 from common.tracing import Tracing
 from gateway import metrics
+from gateway.api_keys import ApiKeys
 from gateway.errors import HttpError
+from gateway.operators import Operators
 from gateway.relay import Callback, Notice, Relay
 
 
@@ -48,9 +51,13 @@ class Gateway:
         )
         self.jobs = Jobs(self.session)
         self.dead_letters = DeadLetters(self.session)
+        self.waiting_jobs = WaitingJobs(self.session)
         self.queue = Queue(self.session)
         self.relay = Relay(self.session, self.jobs)
         self.clock = AlarmClock(self.queue)
+        clients, admins = entries(settings.api_keys), entries(settings.admin_api_keys)
+        self.client_keys = ApiKeys(clients + admins if clients else [])
+        self.operators = Operators(ApiKeys(admins), ApiKeys(clients))
         self._predictions = f"{settings.root_path}/predict/"
         self._in_flight = InFlight(settings.max_in_flight)
         self.ids = keys.new_ids(settings.partitions)

@@ -14,6 +14,7 @@ MAX_KEY_BYTES = 255
 MAX_DEADLINE_US = 7 * 86400 * 1_000_000
 _DURATION = re.compile(rb"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m)")
 _UNIT_US = {b"ms": 1e3, b"s": 1e6, b"m": 60e6}
+LIMIT, MAX_LIMIT = 20, 100  # of a list
 MAX_WAIT_S = 300.0  # a long poll above this is cut to it: proxies end it anyway
 
 
@@ -112,7 +113,7 @@ def _read_prefer(prefer: bytes, options: RequestOptions) -> None:
 
 def read_wait(scope: Scope) -> float:
     """`?wait=N` of a GET, in seconds; 0 without it. Raises HttpError 400."""
-    value = _last(scope, "wait")
+    value = query_value(scope, "wait")
     if value is None:
         return 0.0
     try:
@@ -126,20 +127,29 @@ def read_wait(scope: Scope) -> float:
 
 def read_with_input(scope: Scope) -> bool:
     """`?input=` of what shows a prediction: whether its input is shown too. Raises HttpError 400."""
-    value = _last(scope, "input")
+    value = query_value(scope, "input")
     word = "true" if value is None else value.lower()
     if word not in ("true", "false"):
         raise HttpError(400, "input must be 'true' or 'false', such as ?input=false.")
     return word == "true"
 
 
-def _last(scope: Scope, name: str) -> str | None:
+def query_value(scope: Scope, name: str) -> str | None:
     """The last value of this name in the query; None: there is none."""
     query: bytes = scope["query_string"]
     if not query:
         return None
     values = parse_qs(query.decode("latin-1"), keep_blank_values=True).get(name)
     return values[-1] if values else None
+
+
+def read_limit(scope: Scope) -> int:
+    """`?limit=N` of a list: how many at most. Raises HttpError 400."""
+    value = query_value(scope, "limit")
+    text = str(LIMIT) if value is None else value
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MAX_LIMIT):
+        raise HttpError(400, f"limit must be a number from 1 to {MAX_LIMIT}.")
+    return int(text)
 
 
 async def read_body(receive: Receive, length: int | None, limit: int) -> bytes:

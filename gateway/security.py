@@ -5,10 +5,6 @@ WebSocket, is refused when its Origin is a foreign one: not only where a preflig
 without a Content-Type needs none. Clients that are not browsers send no Origin.
 """
 
-import base64
-import binascii
-import hashlib
-import hmac
 from urllib.parse import urlsplit
 
 import orjson
@@ -20,14 +16,14 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.answers import Headers
+from gateway.api_keys import CHALLENGE, HOW_TO_SEND, ApiKeys
 from gateway.paths import meant
 
-#: What a browser, which cannot set headers on a WebSocket, offers as subprotocols: the first, and the second + its key.
-#: The first is selected wherever it is offered, also without keys: a browser ends a WebSocket whose offer was not taken up.
+#: Selected wherever it is offered, also without keys: a browser, which offers its key beside it, ends a WebSocket whose
+#: offer was not taken up.
 SUBPROTOCOL = "foretell"
-KEY_SUBPROTOCOL = "base64url.bearer.authorization.foretell."
 
-PROTECTED = ("/predict", "/dead", "/ws")  # the probes and metrics stay open
+PROTECTED = ("/predict", "/queue", "/dead", "/ws")  # the probes and metrics stay open
 #: Not OPTIONS: a developer whose preflight is refused must learn why.
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 EXPOSED = [
@@ -39,10 +35,10 @@ EXPOSED = [
     "Server-Timing",
 ]
 
-WRONG_KEY = "An API key is needed: send the header 'Authorization: Bearer <key>'."
+WRONG_KEY = f"An API key is needed: {HOW_TO_SEND}."
 
 
-def guarded(routing: Starlette, *, api_keys: list[str], origins: list[str]) -> ASGIApp:
+def guarded(routing: Starlette, *, api_keys: ApiKeys, origins: list[str]) -> ASGIApp:
     """`routing` behind these keys (none: open) and origins (none: only its own; `*`: all)."""
     refusal = Refusal(routing.routes)
     app: ASGIApp = routing
@@ -145,47 +141,22 @@ def _same_origin(headers: Headers, origin: bytes) -> bool:
 
 
 class KeyCheck:
-    """401 for what is protected, without one of the keys. Only digests are kept."""
+    """401 for what is protected, without one of the keys."""
 
-    def __init__(self, app: ASGIApp, refusal: Refusal, api_keys: list[str]) -> None:
+    def __init__(self, app: ASGIApp, refusal: Refusal, api_keys: ApiKeys) -> None:
         self._app = app
         self._refuse = refusal
-        self._digests = [_digest(key.encode()) for key in api_keys]
+        self._keys = api_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not _protected(scope["path"]):
             return await self._app(scope, receive, send)
-        if not any(self._knows(key) for key in _keys_of(scope)):
-            challenge = (b"www-authenticate", b"Bearer")
+        if not self._keys.shown_by(scope):
+            name, scheme = CHALLENGE
+            challenge = (name.lower().encode(), scheme.encode())
             return await self._refuse(scope, receive, send, 401, WRONG_KEY, [challenge])
         await self._app(scope, receive, send)
-
-    def _knows(self, key: bytes) -> bool:
-        """Takes equally long whichever key it is, if any."""
-        digest = _digest(key)
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
 
 
 def _protected(path: str) -> bool:
     return any(path == root or path.startswith(root + "/") for root in PROTECTED)
-
-
-def _keys_of(scope: Scope) -> list[bytes]:
-    found = []
-    for name, value in scope["headers"]:
-        if name == b"x-api-key":
-            found.append(value.strip())
-        elif name == b"authorization" and value[:7].lower() == b"bearer ":
-            found.append(value[7:].strip())
-    for offered in scope.get("subprotocols", ()):
-        if offered.startswith(KEY_SUBPROTOCOL):
-            text = offered.removeprefix(KEY_SUBPROTOCOL)
-            try:
-                found.append(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
-            except (binascii.Error, ValueError):
-                continue
-    return found[:4]

@@ -1,7 +1,6 @@
 """`/dead`: the predictions that were given up, for the people who run the service."""
 
 import re
-from urllib.parse import parse_qs
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -12,8 +11,8 @@ from common.store.states import Status
 from gateway.answers import accepted_body, answer, id_headers, status_header
 from gateway.errors import HttpError, queue_full
 from gateway.gateway import Gateway
+from gateway.requests import query_value, read_limit
 
-LIMIT, MAX_LIMIT = 20, 100
 _PLACE = re.compile(r"[0-9]{1,3}-[1-9][0-9]{0,14}-[0-9]{1,15}")
 
 NOT_DEAD = "No prediction with this ID was given up: GET /dead lists those that were."
@@ -28,9 +27,9 @@ class DeadPredictions:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gateway.operators.check(scope)
         self._gateway.check_started()
-        limit, after = _read_page(scope)
-        dead = await self._gateway.dead_letters.list(limit, after=after)
+        dead = await self._gateway.dead_letters.list(read_limit(scope), after=_read_after(scope))
         following = dead[-1].cursor if dead else None
         body = {"dead": [_described(one) for one in dead], "next": following}
         await answer(scope, send, 200, orjson.dumps(body), [])
@@ -48,14 +47,11 @@ def _described(dead: DeadLetter) -> dict[str, object]:
     }
 
 
-def _read_page(scope: Scope) -> tuple[int, str]:
-    query = parse_qs(scope["query_string"].decode("latin-1"))
-    limit, after = query.get("limit", [str(LIMIT)])[-1], query.get("after", [""])[-1]
-    if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MAX_LIMIT):
-        raise HttpError(400, f"limit must be a number from 1 to {MAX_LIMIT}.")
+def _read_after(scope: Scope) -> str:
+    after = query_value(scope, "after") or ""
     if after and not _PLACE.fullmatch(after):
         raise HttpError(400, "after must be the 'next' of an answer of GET /dead.")
-    return int(limit), after
+    return after
 
 
 class DeadPrediction:
@@ -67,6 +63,7 @@ class DeadPrediction:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gateway.operators.check(scope)
         self._gateway.check_started()
         prediction_id = _id(scope)
         if not await self._gateway.dead_letters.forget(prediction_id):
@@ -83,6 +80,7 @@ class DeadRetry:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gateway.operators.check(scope)
         self._gateway.check_started()
         prediction_id = _id(scope)
         word = await self._gateway.dead_letters.revive(prediction_id)

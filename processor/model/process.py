@@ -21,6 +21,7 @@ import orjson
 import structlog
 
 from common.errors import ModelFault
+from common.settings import SECRETS
 from processor.model.frames import HEADER, Item, Kind, pack, unpack
 
 log = structlog.get_logger("foretell")
@@ -28,7 +29,6 @@ log = structlog.get_logger("foretell")
 SETUP_LIMIT_S = 3600.0  # loading weights may take long, but not for ever
 STOP_LIMIT_S = 5.0  # for the user's teardown
 LINE_LIMIT = 8192
-SECRETS = {"REDIS_URL", "API_KEYS"}  # what a model has no business to know
 
 
 class State(Enum):
@@ -73,7 +73,7 @@ class ModelProcess:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,  # a group of its own, see _end
-                env={name: value for name, value in os.environ.items() if name not in SECRETS},
+                env={name: value for name, value in os.environ.items() if name.upper() not in SECRETS},
                 pass_fds=(theirs.fileno(),),
             )
         self._prints = [

@@ -19,6 +19,7 @@ from tools.ports import free_port
 
 PASSWORD = "the-password-of-redis"
 KEY = "the-key-of-a-client"
+ADMIN_KEY = "the-key-of-an-operator"
 ID = "00000000-0000-4000-8000-000000000000"
 ASKED = [
     ("POST", "/predict"),
@@ -26,6 +27,9 @@ ASKED = [
     ("GET", f"/predict/{ID}"),
     ("GET", f"/predict/{ID}?wait=5"),
     ("DELETE", f"/predict/{ID}"),
+    ("GET", "/queue"),
+    ("DELETE", "/queue?model=default&sure=yes"),
+    ("GET", "/queue/waiting"),
     ("GET", "/dead"),
     ("DELETE", f"/dead/{ID}"),
     ("POST", f"/dead/{ID}/retry"),
@@ -42,7 +46,8 @@ class Guarded:
         self.services = services
 
     def start(self, *, wait: bool = True) -> None:
-        self.gateway = self.services.gateway(API_KEYS=KEY, LOG_LEVEL="debug", SYNC_WAIT_S=5, wait=wait)
+        keys = {"API_KEYS": KEY, "ADMIN_API_KEYS": ADMIN_KEY}
+        self.gateway = self.services.gateway(**keys, LOG_LEVEL="debug", SYNC_WAIT_S=5, wait=wait)
         self.processor = self.services.processor(LOG_LEVEL="debug", wait=wait)
 
     def redis(self, password: str = PASSWORD) -> Any:
@@ -51,7 +56,7 @@ class Guarded:
     def said(self) -> dict[str, tuple[int, str]]:
         """Code and text, head included, of an answer of each kind."""
         found = {}
-        headers = {"authorization": f"Bearer {KEY}"}
+        headers = {"authorization": f"Bearer {ADMIN_KEY}"}
         with httpx2.Client(timeout=30, trust_env=False) as client:
             for service, asked in ((self.gateway, ASKED + PROBES), (self.processor, PROBES)):
                 for method, path in asked:
@@ -106,11 +111,11 @@ def test_nothing_is_shown_when_redis_fails(guarded: Guarded, fault: Callable[[Gu
     assert said["gateway POST /predict"][0] == 503
     assert said["wrong key"][0] == 401
     assert said["gateway GET /readyz"][0] == (200 if fault is full else 503)
-    secrets = [PASSWORD, KEY, str(guarded.port), "127.0.0.1", "Error"]
+    secrets = [PASSWORD, KEY, ADMIN_KEY, str(guarded.port), "127.0.0.1", "Error"]
     shown = {(where, secret) for where, (_, text) in said.items() for secret in secrets if secret in text}
     assert not shown
     for service in (guarded.gateway, guarded.processor):
-        assert not [secret for secret in (PASSWORD, KEY) if secret in service.log]
+        assert not [secret for secret in (PASSWORD, KEY, ADMIN_KEY) if secret in service.log]
 
 
 @pytest.mark.slow
@@ -136,6 +141,7 @@ def test_the_log_has_what_the_probe_does_not_show_and_once(guarded: Guarded) -> 
         ("gateway", "API_KEYS", f"{KEY},,more"),
         ("gateway", "API_KEYS", ","),
         ("gateway", "API_KEYS", " "),
+        ("gateway", "ADMIN_API_KEYS", f"{KEY},"),
         ("gateway", "ALLOWED_ORIGINS", "https://a.example,"),
         ("gateway", "ROOT_PATH", "foretell"),
         ("gateway", "ROOT_PATH", "/"),
@@ -190,4 +196,4 @@ def test_settings_can_be_printed(kind: Any) -> None:
         redis_url=f"redis://:{PASSWORD}@here:6379/0", **({"api_keys": KEY} if kind is GatewaySettings else {})
     )
     assert "log_level" in repr(settings)
-    assert not [secret for secret in (PASSWORD, KEY) if secret in f"{settings!r} {settings}"]
+    assert not [secret for secret in (PASSWORD, KEY, ADMIN_KEY) if secret in f"{settings!r} {settings}"]

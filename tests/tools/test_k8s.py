@@ -40,7 +40,7 @@ TARGETS = {path.relative_to(ROOT).as_posix(): path for path in k8s_check.targets
 #: Which settings each service reads.
 SERVICES: dict[str, type[CommonSettings]] = {"gateway": GatewaySettings, "processor": ProcessorSettings}
 #: Secrets that are not in the manifests, and their keys: one is made in the cluster or by hand, the other is optional.
-SECRETS = {"redis": {"password", "url", "valkey.conf"}, "api-keys": {"keys"}}
+SECRETS = {"redis": {"password", "url", "valkey.conf"}, "api-keys": {"keys", "admin"}}
 COMPONENT = "app.kubernetes.io/component"
 
 Resource = dict[str, Any]
@@ -258,7 +258,7 @@ def test_every_variable_is_a_setting_and_its_value_is_accepted(
     known = {name.upper() for kind in SERVICES.values() for name in kind.model_fields}
     configured = settings(resources)
     assert configured.keys() <= known
-    assert not {"REDIS_URL", "API_KEYS", "MODEL"} & configured.keys()
+    assert not {"REDIS_URL", "API_KEYS", "ADMIN_API_KEYS", "MODEL"} & configured.keys()
     for name, kind in SERVICES.items():
         [container] = containers(pods(resources)[name])
         own = {variable["name"]: variable.get("value") for variable in container["env"]}
