@@ -49,6 +49,13 @@ def _root_path(text: str) -> str:
     return text.rstrip("/")
 
 
+def _key_prefix(text: str) -> str:
+    # braces would move the keys of a cluster, and what an ACL takes for a pattern would let in others
+    if not re.fullmatch(r"[\w.:/-]{0,64}", text, re.ASCII):
+        raise ValueError("is not a prefix such as staging: (at most 64 letters, digits and _ . : / -)")
+    return text
+
+
 def _word(*words: str, **synonyms: str) -> BeforeValidator:
     """One of the words, in any case. What is none of them stays as it is, for the error to show."""
     known = {word: word for word in words} | synonyms
@@ -85,6 +92,7 @@ class CommonSettings(BaseSettings):
     model_config = _SOURCES
 
     redis_url: Annotated[str, AfterValidator(_redis_url), Field(repr=False)] = "redis://localhost:6379/0"
+    key_prefix: Annotated[str, AfterValidator(_key_prefix)] = ""
     result_ttl_s: Annotated[int, Field(ge=1)] = 3600
     max_queue: Annotated[int, Field(ge=1)] = 100_000
     max_attempts: Annotated[int, Field(ge=1)] = 3

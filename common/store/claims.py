@@ -96,7 +96,7 @@ class Claims:
         read = (
             "XREADGROUP",
             "GROUP",
-            keys.GROUP,
+            keys.group(self._session.key_prefix),
             self._session.name,
             "COUNT",
             1,
@@ -105,10 +105,11 @@ class Claims:
         )
         try:
             delivered, started = await reader.link.call(
-                (*read, "STREAMS", keys.jobs(p), ">"), _CLAIM.command(p, *args)
+                (*read, "STREAMS", keys.jobs(p, self._session.key_prefix), ">"),
+                _CLAIM.command(reader.link, *args),
             )
             if isinstance(started, exceptions.NoScriptError):
-                started = await _CLAIM(reader.link, p, *args)
+                started = await _CLAIM(reader.link, *args)
             for reply in (delivered, started):
                 if isinstance(reply, Exception):
                     raise reply
@@ -124,7 +125,7 @@ class Claims:
         p = reader.partition
         args = self._claim_args(count, idle_ms=int(idle_s * 1000), cursor=reader.cursor)
         try:
-            started = await _CLAIM(reader.link, p, *args)
+            started = await _CLAIM(reader.link, *args)
         except Exception as error:
             raise await self._repaired(p, error) from error
         with understood():
@@ -137,7 +138,7 @@ class Claims:
 
         async def extend(p: int, part: list[Job]) -> list[Job]:
             args = [field for job in part for field in (job.id, job.entry, job.attempt)]
-            kept = await _EXTEND(self._session.link("lease", p), p, self._session.name, *args)
+            kept = await _EXTEND(self._session.link("lease", p), self._session.name, *args)
             with understood():
                 return [job for job, mine in zip(part, kept, strict=True) if not mine]
 
@@ -153,7 +154,7 @@ class Claims:
                 o = by_id[job.id]
                 args += (job.id, job.entry, job.attempt, o.status.value, o.fault, o.payload, o.predict_us)
                 args += ("1" if o.given_up else "", o.traceback)
-            replies = await _FINISH(self._session.link("finish", p), p, *args)
+            replies = await _FINISH(self._session.link("finish", p), *args)
             with understood():
                 return {job.id: bool(mine) for job, mine in zip(part, replies, strict=True)}
 
@@ -174,14 +175,14 @@ class Claims:
     async def leave(self) -> None:
         """Leave the group: what this processor still holds goes back, no attempt counted."""
         await self._session.on_every_partition(
-            lambda p: _LEAVE(self._session.link("control", p), p, self._session.name, "")
+            lambda p: _LEAVE(self._session.link("control", p), self._session.name, "")
         )
 
     async def remove_dead_consumers(self, *, idle_s: float) -> int:
         """Remove consumers of processors that are gone for `idle_s` and hold nothing; returns how many."""
         idle_ms = int(idle_s * 1000)
         removed = await self._session.on_every_partition(
-            lambda p: _LEAVE(self._session.link("control", p), p, "", idle_ms)
+            lambda p: _LEAVE(self._session.link("control", p), "", idle_ms)
         )
         with understood():
             return sum(removed)
@@ -195,7 +196,7 @@ class Claims:
             link, cursor, queued = self._session.link("control", p), b"", 0
             while True:
                 args = (self._session.result_ttl_s, silent_us, cursor, SWEEP_JOBS)
-                cursor, again = await _SWEEP(link, p, *args)
+                cursor, again = await _SWEEP(link, *args)
                 with understood():
                     queued += int(again)
                 if not cursor:
@@ -216,7 +217,7 @@ class Claims:
 
         async def release(p: int, part: list[Job]) -> None:
             args = [f for job in part for f in (job.id, job.entry, job.attempt, counted, delays[job.id][1])]
-            await _RELEASE(self._session.link("control", p), p, self._session.name, *args)
+            await _RELEASE(self._session.link("control", p), self._session.name, *args)
 
         await _gather(release, _parts(job for job, _ in delays.values()))
 

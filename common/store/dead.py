@@ -38,7 +38,14 @@ class DeadLetters:
         size = 0
         for p in range(int(first or 0), self._session.partitions):
             while True:
-                command = ("XREVRANGE", keys.dead(p), f"({last}" if last else "+", "-", "COUNT", 1)
+                command = (
+                    "XREVRANGE",
+                    keys.dead(p, self._session.key_prefix),
+                    f"({last}" if last else "+",
+                    "-",
+                    "COUNT",
+                    1,
+                )
                 try:
                     entries = await self._session.link("control", p).command(*command)
                 except Exception as error:
@@ -58,14 +65,14 @@ class DeadLetters:
         """Queue its job again; "queued", "unknown", "known" (it is not failed: somebody submitted it again) or "full"."""
         p = self._session.partition_of(prediction_id)
         limit = self._session.queue_limit(p)
-        reply = await _REVIVE(self._session.link("control", p), p, prediction_id, limit)
+        reply = await _REVIVE(self._session.link("control", p), prediction_id, limit)
         with understood():
             return str(reply.decode())
 
     async def forget(self, prediction_id: str) -> bool:
         """Delete a dead letter; False if there is none."""
         p = self._session.partition_of(prediction_id)
-        reply: bytes = await _REVIVE(self._session.link("control", p), p, prediction_id, "")
+        reply: bytes = await _REVIVE(self._session.link("control", p), prediction_id, "")
         return reply == b"forgotten"
 
 

@@ -83,7 +83,7 @@ class Jobs:
         p = self._session.partition_of(prediction_id)
         only = self._session.name if only_mine else ""
         args = (prediction_id, orjson.dumps(sentence), self._session.result_ttl_s, only)
-        reply = await _CANCEL(self._session.link("control", p), p, *args)
+        reply = await _CANCEL(self._session.link("control", p), *args)
         with understood():
             return str(reply.decode())
 
@@ -95,9 +95,9 @@ class Jobs:
         link = self._session.link("submit", p)
         durable = True
         if self._wait is None:
-            replies = await _SUBMIT(link, p, *args)
+            replies = await _SUBMIT(link, *args)
         else:
-            replies, reached = await _SUBMIT(link, p, *args, then=[self._wait])
+            replies, reached = await _SUBMIT(link, *args, then=[self._wait])
         with understood():
             if self._wait is not None:
                 durable = bool(reached[0] if isinstance(reached, list) else reached)
@@ -107,7 +107,7 @@ class Jobs:
 
     async def _watch(self, p: int, looks: list[tuple[str, str]]) -> list[JobState | None]:
         args = [field for look in looks for field in look]
-        replies = await _WATCH(self._session.link("watch", p), p, *args)
+        replies = await _WATCH(self._session.link("watch", p), *args)
         with understood():
             return [_state(reply) if reply else None for _, reply in zip(looks, replies, strict=True)]
 

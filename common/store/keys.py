@@ -12,7 +12,8 @@
 | {fP}:key:<digest>    | string | the id of the job that came with this Idempotency-Key; lives as long   |
 | {fP}:relay:<name>    | shard channel | announcements for one gateway or one processor                  |
 
-P is the partition. The last byte of an id, modulo PARTITIONS, names it; ids made here have a last byte below
+In front of each key and channel, and of the name of the consumer group, stands KEY_PREFIX: several deployments share a server,
+and on a cluster a hash tag is the first pair of braces wherever it stands. P is the partition. The last byte of an id, modulo PARTITIONS, names it; ids made here have a last byte below
 PARTITIONS, so a deployment that grows PARTITIONS still finds the jobs it took before.
 """
 
@@ -26,29 +27,34 @@ DEAD_LIMIT = 1000
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
-def tag(partition: int) -> str:
-    """The prefix that all keys of a partition share."""
-    return f"{{f{partition}}}"
+def tag(partition: int, prefix: str = "") -> str:
+    """What all keys of a partition begin with."""
+    return f"{prefix}{{f{partition}}}"
 
 
-def jobs(partition: int, model: str = "default") -> str:
-    return f"{tag(partition)}:jobs:{model}"
+def group(prefix: str) -> str:
+    """The consumer group of all processors."""
+    return prefix + GROUP
 
 
-def unfinished(partition: int, model: str = "default") -> str:
-    return f"{tag(partition)}:unfinished:{model}"
+def jobs(partition: int, prefix: str = "", model: str = "default") -> str:
+    return f"{tag(partition, prefix)}:jobs:{model}"
 
 
-def dead(partition: int, model: str = "default") -> str:
-    return f"{tag(partition)}:dead:{model}"
+def unfinished(partition: int, prefix: str = "", model: str = "default") -> str:
+    return f"{tag(partition, prefix)}:unfinished:{model}"
 
 
-def job(prediction_id: str, partitions: int) -> str:
-    return f"{tag(partition_of(prediction_id, partitions))}:job:{prediction_id}"
+def dead(partition: int, prefix: str = "", model: str = "default") -> str:
+    return f"{tag(partition, prefix)}:dead:{model}"
 
 
-def relay(partition: int, name: str) -> str:
-    return f"{tag(partition)}:relay:{name}"
+def job(prediction_id: str, partitions: int, prefix: str = "") -> str:
+    return f"{tag(partition_of(prediction_id, partitions), prefix)}:job:{prediction_id}"
+
+
+def relay(partition: int, name: str, prefix: str = "") -> str:
+    return f"{tag(partition, prefix)}:relay:{name}"
 
 
 def partition_of(prediction_id: str, partitions: int) -> int:

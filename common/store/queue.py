@@ -71,7 +71,7 @@ class Queue:
 
     async def rights(self, p: int) -> list[str]:
         """The commands of our scripts that the server refuses us."""
-        refused = await _RIGHTS(self._session.link("control", p), p, "nobody")
+        refused = await _RIGHTS(self._session.link("control", p), "nobody")
         with understood():
             return [command.decode() for command in refused]
 
@@ -125,7 +125,7 @@ class Queue:
         """Do what is due: expire jobs past their deadline, queue retries whose time has come."""
         link, ttl_s = self._session.link, self._session.result_ttl_s
         replies = await self._session.on_every_partition(
-            lambda p: _RING(link("control", p), p, ttl_s, RING_JOBS)
+            lambda p: _RING(link("control", p), ttl_s, RING_JOBS)
         )
         with understood():
             alarms = [int(next_us) / 1e6 for next_us, _, _ in replies if next_us]
@@ -135,7 +135,7 @@ class Queue:
     async def measure(self) -> QueueStats:
         """The state of the queue, all partitions together; it changes nothing."""
         link = self._session.link
-        parts = await self._session.on_every_partition(lambda p: _MEASURE(link("control", p), p))
+        parts = await self._session.on_every_partition(lambda p: _MEASURE(link("control", p)))
         with understood():
             unfinished, running, dead, processors, oldest, *ended, given_up = zip(*parts, strict=True)
             waited = [int(us) / 1e6 for us in oldest if us]
@@ -159,10 +159,11 @@ async def make_group(session: Session, p: int) -> None:
     able to start on it and free some.
     """
     link = session.link("control", p)
+    jobs, group = keys.jobs(p, session.key_prefix), keys.group(session.key_prefix)
     try:
-        (groups,) = await link.call(("XINFO", "GROUPS", keys.jobs(p)))
+        (groups,) = await link.call(("XINFO", "GROUPS", jobs))
         if isinstance(groups, Exception) or not groups:  # no such stream, or only the stream
-            await link.command("XGROUP", "CREATE", keys.jobs(p), keys.GROUP, "0", "MKSTREAM")
+            await link.command("XGROUP", "CREATE", jobs, group, "0", "MKSTREAM")
     except Exception as error:
         if "BUSYGROUP" not in str(error):
             raise translate(error) from error

@@ -28,16 +28,17 @@ class Script:
         )
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
-    def command(self, partition: int, *args: Any) -> Command:
-        """The call of it, if the server knows it already."""
-        return "EVALSHA", self.sha, 1, keys.jobs(partition), keys.tag(partition), *args
+    def command(self, link: Link, *args: Any) -> Command:
+        """The call of it in the partition of the link, if the server knows it already."""
+        where = (link.partition, link.key_prefix)
+        return "EVALSHA", self.sha, 1, keys.jobs(*where), keys.tag(*where), *args
 
-    async def __call__(self, link: Link, partition: int, *args: Any, then: Sequence[Command] = ()) -> Any:
+    async def __call__(self, link: Link, *args: Any, then: Sequence[Command] = ()) -> Any:
         """Its reply; with `then`, the list of its reply and those of the commands that leave behind it."""
         try:
-            replies = await link.call(self.command(partition, *args), *then)
+            replies = await link.call(self.command(link, *args), *then)
             if isinstance(replies[0], exceptions.NoScriptError):
-                head = ("EVAL", self.text, *self.command(partition, *args)[2:])
+                head = ("EVAL", self.text, *self.command(link, *args)[2:])
                 replies = await link.call(head, *then)
             for reply in replies:
                 if isinstance(reply, Exception):

@@ -30,14 +30,16 @@ class Session:
         max_queue: int = 100_000,
         max_attempts: int = 3,
         durability: Durability = "server",
+        key_prefix: str = "",
     ) -> None:
         self.name = name
+        self.key_prefix = key_prefix
         self.partitions = partitions
         self.result_ttl_s = result_ttl_s
         self.max_attempts = max_attempts
         self.durability: Durability = durability
         self._max_queue = max_queue
-        self._connections = Connections(url)
+        self._connections = Connections(url, key_prefix)
 
     @classmethod
     def from_settings(
@@ -51,6 +53,7 @@ class Session:
             max_queue=settings.max_queue,
             max_attempts=settings.max_attempts,
             durability=durability,
+            key_prefix=settings.key_prefix,
         )
 
     def link(self, role: str, partition: int) -> Link:
@@ -63,7 +66,8 @@ class Session:
 
     def subscription(self) -> AbstractAsyncContextManager[Subscription]:
         """What is announced to this process; see `parse_announcement`. Raises StoreUnavailable."""
-        return self._connections.subscription([keys.relay(p, self.name) for p in range(self.partitions)])
+        channels = [keys.relay(p, self.name, self.key_prefix) for p in range(self.partitions)]
+        return self._connections.subscription(channels)
 
     def partition_of(self, prediction_id: str) -> int:
         return keys.partition_of(prediction_id, self.partitions)

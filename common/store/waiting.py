@@ -53,7 +53,7 @@ class WaitingJobs:
 
     async def _page(self, p: int, score: str, id_: str, count: int, sentence: bytes) -> Page:
         args: tuple[Any, ...] = (count, score, id_, sentence, self._session.result_ttl_s)
-        reply = await _WAITING(self._session.link("control", p), p, *args)
+        reply = await _WAITING(self._session.link("control", p), *args)
         with understood():
             score, id_ = (word.decode() for word in reply[:2])
             jobs = [

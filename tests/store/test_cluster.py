@@ -73,6 +73,31 @@ async def submit(gateway: Store, some: list[str], **more: Any) -> None:
     assert {submitted.decision for submitted in words} == {"queued"}
 
 
+async def test_two_deployments_on_it_have_nothing_in_common(
+    gateway: Store, processor: Processor, cluster: ClusterSet, open_store: MakeStore
+) -> None:
+    prefixed = {"partitions": PARTITIONS, "key_prefix": "staging:"}
+    other = open_store(cluster.url, name="gate", **prefixed)
+    await other.queue.prepare()
+    theirs = Processor(open_store(cluster.url, name="proc", **prefixed))
+    some = ids(20)
+    async with gateway.subscription(), other.subscription() as subscription:
+        await submit(gateway, some)
+        await submit(other, some)
+        await theirs.store.claims.finish([(job, DONE) for job in await claim_all(theirs, len(some))])
+        announced: set[str] = set()
+
+        async def all_announced() -> bool:
+            payload = await subscription.receive()
+            announced.update(i for i, state in parse_announcement(payload or b"") if state.final)
+            return announced == set(some)
+
+        await eventually(all_announced)
+    assert (await gateway.queue.measure()).unfinished == len(some)
+    assert (await other.queue.measure()).finished[Status.SUCCEEDED] == len(some)
+    await processor.store.claims.finish([(job, DONE) for job in await claim_all(processor, len(some))])
+
+
 async def claim_all(processor: Processor, count: int) -> list[Any]:
     """So many jobs, whatever comes between."""
     jobs: list[Any] = []

@@ -69,11 +69,15 @@ async def test_it_changes_nothing(gateway: Store, raw: Any) -> None:
     assert raw.xinfo_consumers(keys.jobs(0), keys.GROUP) == []
 
 
-async def test_the_documented_rights_are_enough(url_with: Callable[..., str], open_store: MakeStore) -> None:
+@pytest.mark.parametrize("prefix", ["", "staging:"])
+async def test_the_documented_rights_are_enough(
+    url_with: Callable[..., str], open_store: MakeStore, prefix: str
+) -> None:
     page = (ROOT / "docs/operations.md").read_text()
     (line,) = re.findall(r"^ACL SETUSER foretell on >PASSWORD (.*)$", page, re.MULTILINE)
-    url = url_with(*line.split())
-    gateway, processor = open_store(url, name="gate"), Processor(open_store(url, name="proc"))
+    url = url_with(*line.replace("{f*}", f"{prefix}{{f*}}").split())
+    gateway = open_store(url, name="gate", key_prefix=prefix)
+    processor = Processor(open_store(url, name="proc", key_prefix=prefix))
     await gateway.queue.prepare()
     async with gateway.subscription() as subscription:
         for outcome in (Outcome(Status.FAILED, b'"no"', Fault.MODEL, given_up=True), None):

@@ -30,11 +30,16 @@ SUBSCRIPTION_PROTOCOL = 2  # redis-py takes a detour through its logger for each
 
 
 class Link:
-    """One connection that carries one exchange at a time, made again when it breaks or leads to the wrong server."""
+    """One connection to the server of one partition, which carries one exchange at a time; made again when it breaks or
+    leads to the wrong server."""
 
-    def __init__(self, topology: Topology, slot: int, *, timeout_s: float, tries: int) -> None:
+    def __init__(
+        self, topology: Topology, partition: int, key_prefix: str, *, timeout_s: float, tries: int
+    ) -> None:
+        self.partition = partition
+        self.key_prefix = key_prefix
         self._topology = topology
-        self._slot = slot
+        self._slot = _slot(keys.tag(partition, key_prefix))
         self._timeout_s = timeout_s
         self._tries = tries
         self._connection: Connection | None = None
@@ -121,8 +126,9 @@ class Connections:
     """One link per role and partition, made when first used, so that a large write and a lease never wait for each
     other, and each partition may live on its own server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key_prefix: str) -> None:
         self._topology = make_topology(url)
+        self._key_prefix = key_prefix
         self._links: dict[tuple[str, int], Link] = {}
 
     def link(self, role: str, partition: int = 0) -> Link:
@@ -139,7 +145,7 @@ class Connections:
         return link
 
     def _link(self, partition: int, *, timeout_s: float, tries: int) -> Link:
-        return Link(self._topology, _slot(keys.tag(partition)), timeout_s=timeout_s, tries=tries)
+        return Link(self._topology, partition, self._key_prefix, timeout_s=timeout_s, tries=tries)
 
     @asynccontextmanager
     async def subscription(self, channels: list[str]) -> AsyncIterator[Subscription]:

@@ -20,13 +20,13 @@
 -- The other keys are made here from the tag, not passed as KEYS: a claimed id is known to the script alone. All of
 -- them share the slot of KEYS[1], which is what a cluster needs.
 
-local GROUP = 'processors'
 local INLINE = 8192 -- a final document above this many bytes is announced without its payload: the waiter reads it
 local DEAD_BYTES = 64 * 1048576 -- of the server's memory for dead letters, inputs included
 local EXPIRED = '"Prediction expired: its deadline passed before it was done."'
 
 local jobs, tag = KEYS[1], ARGV[1]
 local model = string.match(jobs, '[^:]+$')
+local GROUP = string.match(tag, '^[^{]*') .. 'processors'
 local counts, alarms = tag .. ':counts:' .. model, tag .. ':alarms:' .. model
 local unfinished = tag .. ':unfinished:' .. model -- every job that is not final, by the time when it was accepted
 local dead, dead_index = tag .. ':dead:' .. model, tag .. ':graves:' .. model -- dead letters, and the entry of each id
