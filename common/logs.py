@@ -1,5 +1,6 @@
 """Logs: one JSON object a line on stderr, or readable lines on a terminal. What libraries log comes the same way."""
 
+import json
 import logging
 import sys
 from typing import Any
@@ -59,4 +60,7 @@ def on_console(settings: CommonSettings) -> bool:
 
 
 def _json(line: EventDict, **_: Any) -> str:
-    return orjson.dumps(line, default=str).decode()
+    try:
+        return orjson.dumps(line, default=str).decode()
+    except TypeError:  # half a surrogate pair, or a number of more than 64 bits
+        return json.dumps(line, default=str)

@@ -1,12 +1,14 @@
-"""A histogram for the hot path. One process is one scrape target: nothing here is shared between processes."""
+"""A histogram for the hot path, and what the logs lost. One process is one scrape target: nothing here is shared between processes."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import REGISTRY
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+
+from common.begin import ERR, OUT
 
 #: From a cached answer to a model that runs for a minute.
 LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -55,3 +57,15 @@ class _Series:
     def __init__(self, buckets: int) -> None:
         self.counts = [0] * buckets  # by bucket, not cumulated
         self.sum = 0.0
+
+
+class DroppedLines(Collector):
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "foretell_log_lines_dropped",
+            "Lines that standard output or error did not take.",
+            OUT.dropped_lines + ERR.dropped_lines,
+        )
+
+
+REGISTRY.register(DroppedLines())

@@ -10,12 +10,16 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from common.begin import begin
 from common.lean_imports import lean_imports
+
+if __name__ == "__main__":
+    begin()
 
 with lean_imports():
     from common.errors import ForetellError, StartFault
@@ -190,9 +194,7 @@ def announce(host: str, port: int, model: str) -> None:
 
 
 def say(text: str) -> None:
-    """To the terminal, unless it is gone: then there is still work to do."""
-    with suppress(OSError):
-        os.write(sys.stdout.fileno(), f"{text}\n".encode())
+    print(text, flush=True)
 
 
 def main() -> int:
