@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import batch, drain, frames, memory, sockets, submit, sync, trip
+from bench import batch, bodies, drain, frames, memory, sockets, submit, sync, trip
 from bench.machine import Watch, describe
 from bench.report import Report
 from common.errors import ForetellError
@@ -23,6 +23,7 @@ MEASUREMENTS = {
     "memory": memory.measure,
     "frames": frames.measure,
     "sockets": sockets.measure,
+    "bodies": bodies.measure,
 }
 FOLDER = Path(".data/bench")
 

@@ -110,10 +110,10 @@ class Stage:
     ) -> None:
         self._stack.close()
 
-    def gateway(self) -> Service:
+    def gateway(self, **settings: str) -> Service:
         """Serves until the stage ends."""
         port = free_port()
-        env = {"HOST": "127.0.0.1", "PORT": str(port)}
+        env = {"HOST": "127.0.0.1", "PORT": str(port), **settings}
         return self._stack.enter_context(self._start("gateway", ["gateway"], port, env))
 
     def echo(self) -> Service:

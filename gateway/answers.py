@@ -6,6 +6,12 @@ from common.store.states import JobState, Status
 
 Headers = list[tuple[bytes, bytes]]
 
+#: A body in pieces, which are one after the other what is sent.
+Body = tuple[bytes, ...]
+
+#: At once to a connection: to copy more holds everybody up, and a client that reads slowly need not hold it all.
+PIECE_BYTES = 1 << 20
+
 JSON_HEADERS: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 #: In place of an input that the client does not want to see again.
@@ -20,20 +26,29 @@ _RESULT_WORD = {
 }
 
 
-async def answer(scope: Scope, send: Send, code: int, body: bytes, headers: Headers) -> None:
+async def answer(scope: Scope, send: Send, code: int, body: bytes | Body, headers: Headers) -> None:
     """One complete JSON answer."""
     scope["observation"].code = code
-    length = (b"content-length", str(len(body)).encode())
+    pieces = (body,) if isinstance(body, bytes) else body
+    size = sum(map(len, pieces))
+    length = (b"content-length", str(size).encode())
     await send({"type": "http.response.start", "status": code, "headers": [*JSON_HEADERS, length, *headers]})
-    await send({"type": "http.response.body", "body": body})
+    if size <= PIECE_BYTES:
+        return await send({"type": "http.response.body", "body": b"".join(pieces)})
+    for piece in pieces:
+        for at in range(0, len(piece), PIECE_BYTES):
+            await send(
+                {"type": "http.response.body", "body": piece[at : at + PIECE_BYTES], "more_body": True}
+            )
+    await send({"type": "http.response.body"})
 
 
 def id_headers(prediction_id: str, location: str) -> Headers:
     return [(b"location", location.encode()), (b"prediction-id", prediction_id.encode())]
 
 
-def sync_body(input_: bytes, result: bytes) -> bytes:
-    return b'{"input":%b,"result":%b}' % (input_, result)
+def sync_body(input_: bytes, result: bytes) -> Body:
+    return b'{"input":', input_, b',"result":', result, b"}"
 
 
 def accepted_body(prediction_id: str) -> bytes:
@@ -43,18 +58,13 @@ def accepted_body(prediction_id: str) -> bytes:
     )
 
 
-def prediction_body(prediction_id: str, state: JobState, *, with_status: bool = False) -> bytes:
+def prediction_body(prediction_id: str, state: JobState, *, with_status: bool = False) -> Body:
     """The body of GET and, `with_status`, a WebSocket frame. `state` has its input, or NO_INPUT in its place."""
     status = b'"status":"%b",' % state.status.encode() if with_status else b""
     result = _RESULT_WORD.get(state.status, state.payload)
     error = b',"error":%b' % state.payload if state.final and state.status is not Status.SUCCEEDED else b""
-    return b'{"prediction_id":"%b",%b"output":{"input":%b,"result":%b}%b}' % (
-        prediction_id.encode(),
-        status,
-        state.input or NO_INPUT,
-        result,
-        error,
-    )
+    head = b'{"prediction_id":"%b",%b"output":{"input":' % (prediction_id.encode(), status)
+    return head, state.input or NO_INPUT, b',"result":', result, b"}%b}" % error
 
 
 def status_header(status: Status) -> tuple[bytes, bytes]:

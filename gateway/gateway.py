@@ -17,6 +17,7 @@ from common.tracing import Tracing
 from gateway import metrics
 from gateway.api_keys import ApiKeys
 from gateway.errors import HttpError
+from gateway.json_process import JsonProcess
 from gateway.operators import Operators
 from gateway.relay import Callback, Notice, Relay
 
@@ -55,6 +56,7 @@ class Gateway:
         self.queue = Queue(self.session)
         self.relay = Relay(self.session, self.jobs)
         self.clock = AlarmClock(self.queue)
+        self.json = JsonProcess()
         clients, admins = entries(settings.api_keys), entries(settings.admin_api_keys)
         self.client_keys = ApiKeys(clients + admins if clients else [])
         self.operators = Operators(ApiKeys(admins), ApiKeys(clients))

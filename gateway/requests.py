@@ -1,5 +1,6 @@
 """What a request asks for, read from its raw ASGI parts."""
 
+import asyncio
 import hashlib
 import re
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope
 
 from gateway.errors import HttpError
-from gateway.unpacking import TooLarge, Unpacker, read_encoding
+from gateway.unpacking import PIECE_BYTES, TooLarge, Unpacker, read_encoding
 
 MAX_KEY_BYTES = 255
 MAX_DEADLINE_US = 7 * 86400 * 1_000_000
@@ -192,7 +193,10 @@ async def read_packed_body(receive: Receive, length: int | None, limit: int, enc
         if size > most:
             raise _too_large(limit)
         try:
-            parts.append(unpacker.feed(part))
+            for piece in unpacker.feed(part):
+                parts.append(piece)
+                if len(piece) == PIECE_BYTES:
+                    await asyncio.sleep(0)  # others are served in between
         except TooLarge:
             raise _too_large(limit) from None
     unpacker.end()

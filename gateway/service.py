@@ -38,6 +38,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
             await _drain(gateway, server, serving)
             hearing.cancel()
     finally:
+        await gateway.json.aclose()
         await gateway.session.aclose()
         gateway.tracing.close()
     log.info("gateway stopped")

@@ -4,11 +4,13 @@ It must never unpack beyond the limit, whatever a few bytes may stand for.
 """
 
 import zlib
+from collections.abc import Iterator
 
 from gateway.errors import HttpError
 
 ENCODINGS = {b"": "", b"identity": "", b"gzip": "gzip", b"x-gzip": "gzip", b"deflate": "deflate"}
 TAKEN = "gzip, deflate"
+PIECE_BYTES = 1 << 20  # at once: a small part may stand for a thousand times as much
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's names for them
 
 
@@ -34,9 +36,8 @@ class Unpacker:
         self._members = 100 + limit // 4096  # each costs time, even one that has nothing in it
         self._stream: zlib._Decompress | None = None
 
-    def feed(self, part: bytes) -> bytes:
-        """What is in the next part. Raises TooLarge, and HttpError 400."""
-        unpacked = []
+    def feed(self, part: bytes) -> Iterator[bytes]:
+        """What is in the next part, piece by piece. Raises TooLarge, and HttpError 400."""
         while part:
             if self._stream is None or (self._stream.eof and self._encoding == "gzip" and self._members):
                 self._members -= 1
@@ -44,15 +45,14 @@ class Unpacker:
             if self._stream.eof:
                 raise self._corrupt()
             try:
-                piece = self._stream.decompress(part, self._room + 1)
+                piece = self._stream.decompress(part, min(self._room + 1, PIECE_BYTES))
             except zlib.error:
                 raise self._corrupt() from None
             self._room -= len(piece)
             if self._room < 0:
                 raise TooLarge
-            unpacked.append(piece)
-            part = self._stream.unused_data
-        return b"".join(unpacked)
+            yield piece
+            part = self._stream.unconsumed_tail or self._stream.unused_data
 
     def end(self) -> None:
         """That was the last part. Raises HttpError 400."""

@@ -4,7 +4,6 @@ of a prediction here. A sync prediction is one call to the store (submit) and on
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from common.json_text import input_of, same_value
 from common.store import keys
 from common.store.jobs import Submission, SubmitReply
 from common.store.states import Fault, JobState, Status
@@ -74,7 +73,7 @@ class Predictions:
             body = await read_packed_body(receive, options.length, self._limit, options.encoding)
         else:
             body = await read_body(receive, options.length, self._limit)
-        input_ = input_of(body)
+        input_ = await self._gateway.json.input_of(body)
         seen = scope["observation"]
         seen.prediction_id = prediction_id
         watch = options.wait_s != 0
@@ -125,7 +124,7 @@ class Predictions:
             known = await self._gateway.jobs.read(submitted.id)
             if known is None:  # its time was over in between: the id is free
                 return await self._submit(submission)
-            if not same_value(known.input or b"", submission.input):
+            if not await self._gateway.json.same_value(known.input or b"", submission.input):
                 which = "Idempotency-Key" if submission.key else "prediction ID"
                 sentence = f"This {which} was used with another input: use a new one."
                 raise HttpError(422, sentence, prediction_id=submitted.id)

@@ -190,7 +190,7 @@ class Subscriber:
 
     async def _show(self, state: JobState) -> int | None:
         self._status = state.status
-        await _send_text(self._send, prediction_body(self._id, state, with_status=True))
+        await _send_text(self._send, b"".join(prediction_body(self._id, state, with_status=True)))
         return NORMAL if state.final else None
 
 

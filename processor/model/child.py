@@ -46,14 +46,19 @@ def main(descriptor: int, spec: str) -> int:
             except BaseException as error:
                 raise ModelFault(f"{spec}: setup failed: {in_one_line(error)}.") from error
         except ModelFault as fault:
-            channel.sendall(pack([Item(Kind.FAULT, 0, str(fault).encode())]))
+            _send(channel, [Item(Kind.FAULT, 0, str(fault).encode())])
             return 1
         ready = {"batch": model.batch, "cancels": model.is_async}
-        channel.sendall(pack([Item(Kind.READY, 0, orjson.dumps(ready))]))
+        _send(channel, [Item(Kind.READY, 0, orjson.dumps(ready))])
         Child(model, channel).serve()
         with contextlib.suppress(BaseException):
             model.teardown()
     return 0
+
+
+def _send(channel: socket.socket, items: list[Item]) -> None:
+    for piece in pack(items):
+        channel.sendall(piece)
 
 
 def _ignore_signals() -> None:
@@ -137,7 +142,7 @@ class Child:
             buffer += data
 
     def _send(self, items: list[Item]) -> None:
-        self._channel.sendall(pack(items))
+        _send(self._channel, items)
 
     def _hear_cancellations(self) -> bool:
         """Whether the call that runs has an input that nobody wants."""

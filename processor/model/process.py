@@ -22,7 +22,7 @@ import structlog
 
 from common.errors import ModelFault
 from common.settings import SECRETS
-from processor.model.frames import HEADER, Item, Kind, pack, unpack
+from processor.model.frames import HEADER, LARGE_BYTES, Item, Kind, pack, unpack
 
 log = structlog.get_logger("foretell")
 
@@ -108,7 +108,7 @@ class ModelProcess:
             raise ModelDied(await self._describe_exit())
         self._batch_number += 1
         self._cancelled.clear()
-        self._writer.write(pack([Item(Kind.INPUT, 0, data) for data in inputs]))
+        self._writer.writelines(pack([Item(Kind.INPUT, 0, data) for data in inputs]))
         missing = len(inputs)
         while missing:
             try:
@@ -131,7 +131,7 @@ class ModelProcess:
         CancelledError; others cannot be asked."""
         writer = self._writer
         if self._cancels and writer and not writer.is_closing() and self.state is State.BUSY:
-            writer.write(pack([Item(Kind.CANCEL, 0, b"%d %d" % (self._batch_number, place))]))
+            writer.writelines(pack([Item(Kind.CANCEL, 0, b"%d %d" % (self._batch_number, place))]))
 
     def has_cancelled(self, place: int) -> bool:
         """Whether the model has ended its work on that input, or will not begin it."""
@@ -145,7 +145,10 @@ class ModelProcess:
     async def _receive(self) -> list[Item]:
         try:
             size, count = HEADER.unpack(await self._reader.readexactly(HEADER.size))
-            return unpack(count, await self._reader.readexactly(size))
+            frame = await self._reader.readexactly(size)
+            if size > LARGE_BYTES:
+                await asyncio.sleep(0)  # it was copied, and is copied again: others are served in between
+            return unpack(count, frame)
         except (asyncio.IncompleteReadError, OSError):
             raise ModelDied(await self._describe_exit()) from None
 

@@ -21,6 +21,7 @@ from common.store.connections.errors import in_words, refused
 from common.store.connections.redis_url import Address, RedisUrl
 from common.store.connections.url_options import check_files
 
+LARGE_BYTES = 1 << 16
 ASK_S = 1.0  # for one server to be reached and to answer, when there are others to ask
 
 _IN_CONNECTING = (
@@ -60,9 +61,20 @@ class Dial:
 
 
 async def send(connection: Connection, commands: Sequence[Command]) -> None:
-    # hiredis packs five times faster than redis-py's own encoder
-    packed = [pack_command(tuple(command)) for command in commands]
+    packed = [piece for command in commands for piece in _packed(command)]
     await connection.send_packed_command(packed, check_health=False)
+
+
+def _packed(command: Command) -> list[bytes]:
+    """What the command is on the wire. hiredis packs small ones five times faster than redis-py's own encoder, but copies
+    a large argument again and again: 450 ms for 40 MB, so those are sent from where they are."""
+    if not any(isinstance(part, bytes) and len(part) > LARGE_BYTES for part in command):
+        return [pack_command(tuple(command))]
+    pieces = [b"*%d\r\n" % len(command)]
+    for part in command:
+        data = part if isinstance(part, bytes) else str(part).encode()
+        pieces += (b"$%d\r\n" % len(data), data, b"\r\n")
+    return pieces
 
 
 async def ask(connection: Connection, *command: Any) -> Any:

@@ -3,14 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.model.frames import HEADER, Item, Kind, pack, unpack
+from processor.model.frames import HEADER, LARGE_BYTES, Item, Kind, pack, unpack
 
-items = st.builds(Item, st.sampled_from(list(Kind)), st.integers(0, 2**32 - 1), st.binary(max_size=300))
+data = st.binary(max_size=300) | st.integers(0, LARGE_BYTES + 1).map(bytes)
+items = st.builds(Item, st.sampled_from(list(Kind)), st.integers(0, 2**32 - 1), data)
 
 
 @given(st.lists(items, max_size=20))
 def test_round_trip(sent: list[Item]) -> None:
-    frame = pack(sent)
+    frame = b"".join(pack(sent))
     size, count = HEADER.unpack(frame[: HEADER.size])
     assert size == len(frame) - HEADER.size  # what the reader must fetch, to the byte
     assert count == len(sent)
@@ -18,5 +19,5 @@ def test_round_trip(sent: list[Item]) -> None:
 
 
 def test_a_time_above_an_hour_is_cut_and_not_an_error() -> None:
-    (item,) = unpack(1, pack([Item(Kind.RESULT, 2**40, b"1")])[HEADER.size :])
+    (item,) = unpack(1, b"".join(pack([Item(Kind.RESULT, 2**40, b"1")]))[HEADER.size :])
     assert item == Item(Kind.RESULT, 2**32 - 1, b"1")
