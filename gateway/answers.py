@@ -1,5 +1,7 @@
 """The bodies of the contract, put together from JSON texts as bytes: nothing is parsed and written again."""
 
+from collections.abc import Iterator
+
 from starlette.types import Scope, Send
 
 from common.store.states import JobState, Status
@@ -35,12 +37,16 @@ async def answer(scope: Scope, send: Send, code: int, body: bytes | Body, header
     await send({"type": "http.response.start", "status": code, "headers": [*JSON_HEADERS, length, *headers]})
     if size <= PIECE_BYTES:
         return await send({"type": "http.response.body", "body": b"".join(pieces)})
-    for piece in pieces:
-        for at in range(0, len(piece), PIECE_BYTES):
-            await send(
-                {"type": "http.response.body", "body": piece[at : at + PIECE_BYTES], "more_body": True}
-            )
+    for piece in in_pieces(pieces):
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body"})
+
+
+def in_pieces(body: Body) -> Iterator[bytes]:
+    """None of them above PIECE_BYTES."""
+    for part in body:
+        for at in range(0, len(part), PIECE_BYTES):
+            yield part[at : at + PIECE_BYTES]
 
 
 def id_headers(prediction_id: str, location: str) -> Headers:

@@ -6,12 +6,15 @@ does not come to an end, and never let a client fill the log.
 
 import asyncio
 import socket
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 import uvicorn
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
@@ -44,7 +47,7 @@ class JsonWebSocketProtocol(WebSocketsSansIOProtocol):
     costs no line in the log, where uvicorn writes a traceback. Who does not read is cut off.
 
     The app finds an event in `scope["extensions"]["writable"]`: wait for it before making a frame, as `send` would with
-    the frame in hand.
+    the frame in hand. And a function in `scope["extensions"]["send_large"]`, for one text message in pieces.
     """
 
     def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
@@ -65,6 +68,22 @@ class JsonWebSocketProtocol(WebSocketsSansIOProtocol):
         if self.response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions["writable"] = self.writable
+            extensions["send_large"] = self._send_large
+
+    async def _send_large(self, pieces: Iterable[bytes]) -> None:
+        """One text message, each piece a fragment: whole, it would be copied five times at once while everybody waits.
+        Raises OSError when the client is gone."""
+        send: Callable[[bytes, bool], None] = self.conn.send_text
+        try:
+            for piece in pieces:
+                await self.writable.wait()
+                send(piece, False)
+                send = self.conn.send_continuation
+                self.transport.write(b"".join(self.conn.data_to_send()))
+            send(b"", True)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+        except InvalidState:
+            raise ClientDisconnected from None
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -8,7 +8,7 @@ task that sends lives only while there is something to send. Clients that do not
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 import orjson
@@ -18,7 +18,7 @@ from common.errors import StoreError
 from common.store import keys
 from common.store.jobs import Jobs
 from common.store.states import JobState, Status
-from gateway.answers import NO_INPUT, prediction_body
+from gateway.answers import NO_INPUT, PIECE_BYTES, in_pieces, prediction_body
 from gateway.errors import NOT_FOUND, HttpError
 from gateway.gateway import Gateway
 from gateway.metrics import WEBSOCKETS
@@ -103,6 +103,7 @@ class Subscriber:
         "_jobs",
         "_large",
         "_send",
+        "_send_large",
         "_sending",
         "_status",
         "_updates",
@@ -120,6 +121,7 @@ class Subscriber:
         self._writable: asyncio.Event = scope["extensions"]["writable"]
         self._with_input = read_with_input(scope)
         self._send = send
+        self._send_large: Callable[[Iterator[bytes]], Awaitable[None]] = scope["extensions"]["send_large"]
         self._updates: list[Update] = []
         self._sending: asyncio.Task[None] | None = None
         self._status: Status | None = None
@@ -190,7 +192,11 @@ class Subscriber:
 
     async def _show(self, state: JobState) -> int | None:
         self._status = state.status
-        await _send_text(self._send, b"".join(prediction_body(self._id, state, with_status=True)))
+        body = prediction_body(self._id, state, with_status=True)
+        if sum(map(len, body)) > PIECE_BYTES:
+            await self._send_large(in_pieces(body))
+        else:
+            await _send_text(self._send, b"".join(body))
         return NORMAL if state.final else None
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import httpx2
 import pytest
+from websockets.exceptions import ConnectionClosedOK
+from websockets.sync.client import connect
 
 from tests.contract.api import TEXT, succeeded
 from tests.contract.conftest import Local
@@ -54,5 +56,14 @@ def test_it_comes_back_as_it_was(large: Local, input_: bytes) -> None:
     answer = large.send(b'{"input":' + input_ + b"}")
     assert answer.status_code == 200
     assert answer.content == b'{"input":' + input_ + b',"result":' + input_ + b"}"
+    with connect(
+        f"ws://127.0.0.1:{large.gateway.port}/ws/predict/{answer.headers['prediction-id']}",
+        max_size=None,
+        proxy=None,
+    ) as subscriber:
+        frame = subscriber.recv(decode=False)
+        with pytest.raises(ConnectionClosedOK):
+            subscriber.recv()
+    assert frame.endswith(b'"output":{"input":' + input_ + b',"result":' + input_ + b"}}")
     read = large.read(answer.headers["prediction-id"])
     assert read.content.endswith(b'"output":{"input":' + input_ + b',"result":' + input_ + b"}}")
