@@ -117,6 +117,7 @@ class GatewaySettings(CommonSettings):
     admin_api_keys: Annotated[List, Field(repr=False)] = ""
     allowed_origins: List = ""
     root_path: Annotated[str, AfterValidator(_root_path)] = ""
+    compress: bool = True
     access_log: bool = False
 
 

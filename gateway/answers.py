@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from starlette.types import Scope, Send
 
 from common.store.states import JobState, Status
+from gateway.compression import GZIP, MIN_BYTES, VARY, accepts_gzip, gzipped
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -33,6 +34,12 @@ async def answer(scope: Scope, send: Send, code: int, body: bytes | Body, header
     scope["observation"].code = code
     pieces = (body,) if isinstance(body, bytes) else body
     size = sum(map(len, pieces))
+    if size > MIN_BYTES and scope["app"].state.compress:
+        headers = [*headers, VARY]
+        if accepts_gzip(scope["headers"]):
+            headers.append(GZIP)
+            pieces = await gzipped(in_pieces(pieces), size=size)
+            size = sum(map(len, pieces))
     length = (b"content-length", str(size).encode())
     await send({"type": "http.response.start", "status": code, "headers": [*JSON_HEADERS, length, *headers]})
     if size <= PIECE_BYTES:

@@ -55,6 +55,7 @@ def make_app(gateway: Gateway) -> ASGIApp:
             Exception: unexpected_error,
         },
     )
+    app.state.compress = gateway.settings.compress
     app.router.redirect_slashes = False  # an unknown path is a 404 in JSON, not a redirect
     app.router.default = OtherPaths(app.router)
     settings = gateway.settings

@@ -1,16 +1,20 @@
-"""Content-Encoding: what is taken, what is refused, and that a small body cannot become a large one."""
+"""Content-Encoding: what is taken, what is refused, that a small body cannot become a large one; and answers as gzip."""
 
 import bz2
 import gzip
+import http.client
 import json
+import subprocess
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
-from tests.contract.api import TEXT, Api, accepted, post_head, refused, state, succeeded
+from tests.contract.api import TEXT, Api, accepted, named, post_head, refused, state, succeeded
 from tests.contract.conftest import IDLE_BODY_BYTES, Local
+from tests.services import ECHO
 
 ASYNC = {"Async-Mode": "true"}
 BODY = json.dumps({"input": TEXT}).encode()
@@ -139,3 +143,75 @@ def test_400_says_plainly_that_a_body_is_not_utf_8(
     sentence = refused(api.send(body, headers), 400)
     assert words in sentence
     assert "surrogates" not in sentence
+
+
+@pytest.fixture
+def large(echo: Local) -> str:
+    """The path of a prediction whose answer is above 1 KiB."""
+    return f"/predict/{named(echo.post('y' * 2000))}"
+
+
+def raw_answer(api: Local, path: str, accepted: str | None) -> tuple[dict[str, str], bytes]:
+    """Headers and body as they come."""
+    headers = {} if accepted is None else {"Accept-Encoding": accepted}
+    client = http.client.HTTPConnection("127.0.0.1", api.gateway.port, timeout=30)
+    with closing(client):
+        client.request("GET", path, headers=headers)
+        answer = client.getresponse()
+        return {name.lower(): text for name, text in answer.getheaders()}, answer.read()
+
+
+@pytest.mark.parametrize(
+    "accepted", ["gzip", "GZIP", "x-gzip", "br;q=1.0, gzip;q=0.8, *;q=0.1", "gzip;q=0.001", "*", "deflate, gzip ; q=1", "identity;q=0, gzip"]
+)  # fmt: skip
+def test_an_answer_above_1_kib_is_gzip_for_who_accepts_it(echo: Local, large: str, accepted: str) -> None:
+    headers, body = raw_answer(echo, large, accepted)
+    assert headers["content-encoding"] == "gzip"
+    assert headers["vary"] == "accept-encoding"
+    assert int(headers["content-length"]) == len(body) < 1000
+    plain_headers, plain = raw_answer(echo, large, None)
+    assert gzip.decompress(body) == plain
+    assert int(plain_headers["content-length"]) == len(plain)
+
+
+@pytest.mark.parametrize(
+    "accepted", [None, "", "identity", "br", "gzip;q=0", "gzip;q=0.000, *", "*;q=0", "gzip;q=0.0,*;q=0.0"]
+)
+def test_it_is_plain_for_who_does_not(echo: Local, large: str, accepted: str | None) -> None:
+    headers, body = raw_answer(echo, large, accepted)
+    assert "content-encoding" not in headers
+    assert headers["vary"] == "accept-encoding"
+    assert json.loads(body)["output"]["result"] == "y" * 2000
+
+
+def test_a_small_answer_is_plain(echo: Local) -> None:
+    headers, body = raw_answer(echo, f"/predict/{named(echo.post('small'))}", "gzip")
+    assert "content-encoding" not in headers
+    assert json.loads(body)["output"]["result"] == "small"
+
+
+def test_clients_unpack_it_by_themselves(echo: Local) -> None:
+    value = {"rows": [[i, i / 7, "text"] for i in range(20_000)]}
+    answer = echo.http.post("/predict", json={"input": value}, headers={"Accept-Encoding": "gzip"})
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.json() == {"input": value, "result": value}
+    url = f"{echo.gateway.url}/predict/{answer.headers['prediction-id']}"
+    read = subprocess.run(["curl", "-sS", "--compressed", url], capture_output=True, check=True, timeout=60)
+    assert json.loads(read.stdout)["output"]["result"] == value
+
+
+def test_a_client_that_asks_for_the_head_gets_the_same_one(echo: Local, large: str) -> None:
+    client = http.client.HTTPConnection("127.0.0.1", echo.gateway.port, timeout=30)
+    with closing(client):
+        client.request("HEAD", large, headers={"Accept-Encoding": "gzip"})
+        answer = client.getresponse()
+        assert answer.read() == b""
+    headers, _ = raw_answer(echo, large, "gzip")
+    assert answer.getheader("content-length") == headers["content-length"]
+
+
+def test_it_can_be_turned_off(start: Callable[..., Local]) -> None:
+    api = start(model=ECHO, COMPRESS="false")
+    headers, body = raw_answer(api, f"/predict/{named(api.post('y' * 2000))}", "gzip")
+    assert not {"content-encoding", "vary"} & headers.keys()
+    assert json.loads(body)["output"]["result"] == "y" * 2000
