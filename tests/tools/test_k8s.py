@@ -30,75 +30,35 @@ from common.http.probes import probe_routes
 from common.settings import CommonSettings, GatewaySettings, ProcessorSettings, read_settings
 from common.store import keys
 from tests.conftest import wait_until
+from tests.tools.manifests import (
+    ROOT,
+    TARGETS,
+    Resource,
+    containers,
+    labels,
+    matches,
+    named,
+    of,
+    pods,
+    ports,
+    rendered,
+    settings,
+)
 from tools import embedded_server, k8s_check
 from tools.child_process import ending, start_child
 from tools.ports import free_port
 
-ROOT = Path(__file__).resolve().parents[2]
 VALKEY = ROOT / "k8s/components/valkey"
-TARGETS = {path.relative_to(ROOT).as_posix(): path for path in k8s_check.targets()}
 #: Which settings each service reads.
 SERVICES: dict[str, type[CommonSettings]] = {"gateway": GatewaySettings, "processor": ProcessorSettings}
 #: Secrets that are not in the manifests, and their keys: one is made in the cluster or by hand, the other is optional.
 SECRETS = {"redis": {"password", "url", "valkey.conf"}, "api-keys": {"keys", "admin"}}
 COMPONENT = "app.kubernetes.io/component"
 
-Resource = dict[str, Any]
-
 
 @pytest.fixture(params=TARGETS)
 def resources(request: pytest.FixtureRequest) -> tuple[Resource, ...]:
     return k8s_check.render(TARGETS[request.param])
-
-
-def rendered(target: str) -> tuple[Resource, ...]:
-    return k8s_check.render(TARGETS[target])
-
-
-def of(resources: tuple[Resource, ...], *kinds: str) -> list[Resource]:
-    return [resource for resource in resources if resource["kind"] in kinds]
-
-
-def named(resources: tuple[Resource, ...], kind: str, name: str) -> Resource:
-    [found] = [resource for resource in of(resources, kind) if resource["metadata"]["name"] == name]
-    return found
-
-
-def pods(resources: tuple[Resource, ...]) -> dict[str, Resource]:
-    """The pod template of each workload, by the workload's name."""
-    return {
-        workload["metadata"]["name"]: workload["spec"]["template"]
-        for workload in of(resources, "Deployment", "StatefulSet", "Job")
-    }
-
-
-def labels(pod: Resource) -> dict[str, str]:
-    return dict(pod["metadata"]["labels"])
-
-
-def containers(pod: Resource) -> list[Resource]:
-    return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
-
-
-def matches(selector: Resource, have: dict[str, str]) -> bool:
-    for expression in selector.get("matchExpressions", []):
-        assert expression["operator"] == "In"
-        if have.get(expression["key"]) not in expression["values"]:
-            return False
-    return all(have.get(key) == value for key, value in selector.get("matchLabels", {}).items())
-
-
-def ports(pod: Resource) -> dict[str, int]:
-    return {
-        port["name"]: port["containerPort"]
-        for container in containers(pod)
-        for port in container.get("ports", [])
-    }
-
-
-def settings(resources: tuple[Resource, ...]) -> dict[str, str]:
-    [found] = [r for r in of(resources, "ConfigMap") if r["metadata"]["name"].startswith("settings-")]
-    return dict(found["data"])
 
 
 # -- names and selectors
