@@ -25,10 +25,10 @@ def named(resources: tuple[Resource, ...], kind: str, name: str) -> Resource:
 
 
 def pods(resources: tuple[Resource, ...]) -> dict[str, Resource]:
-    """The pod template of each workload, by the workload's name."""
+    """The pod template of each workload, by the workload's name, and the pods that stand by themselves."""
     return {
-        workload["metadata"]["name"]: workload["spec"]["template"]
-        for workload in of(resources, "Deployment", "StatefulSet", "Job")
+        workload["metadata"]["name"]: workload["spec"].get("template", workload)
+        for workload in of(resources, "Deployment", "StatefulSet", "Pod")
     }
 
 

@@ -1,5 +1,5 @@
 """What no schema sees in the manifests: that names, ports, selectors and settings fit together and fit the services, that
-pods may do no more than they need, and that the parts with a program of their own (the server's configuration, the Job
+pods may do no more than they need, and that the parts with a program of their own (the server's configuration, the pod
 that makes the password) work. Everything is asked of the rendered YAML, of k8s/ and of each overlay.
 """
 
@@ -123,6 +123,8 @@ def test_what_is_referred_to_exists(resources: tuple[Resource, ...]) -> None:
         for volume in spec.get("volumes", []):
             if "configMap" in volume:
                 wanted.add(("ConfigMap", volume["configMap"]["name"]))
+            if "persistentVolumeClaim" in volume:
+                wanted.add(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
             if "secret" in volume:
                 secrets += [
                     (volume["secret"]["secretName"], item["key"]) for item in volume["secret"]["items"]
@@ -135,14 +137,7 @@ def test_what_is_referred_to_exists(resources: tuple[Resource, ...]) -> None:
                 if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
                     secrets.append((reference["name"], reference["key"]))
             mounts = {mount["name"] for mount in container.get("volumeMounts", [])}
-            claims = (
-                named(resources, "StatefulSet", name)["spec"]["volumeClaimTemplates"]
-                if name == "redis"
-                else []
-            )
-            assert mounts <= {volume["name"] for volume in spec.get("volumes", [])} | {
-                claim["metadata"]["name"] for claim in claims
-            }
+            assert mounts <= {volume["name"] for volume in spec.get("volumes", [])}
         assert wanted <= exist, name
         assert all(key in SECRETS[secret] for secret, key in secrets), name
     for policy in of(resources, "HorizontalPodAutoscaler", "ScaledObject"):
@@ -252,7 +247,13 @@ def test_every_pod_meets_the_restricted_standard(resources: tuple[Resource, ...]
         spec = pod["spec"]
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys(), name
         for volume in spec.get("volumes", []):
-            assert volume.keys() - {"name"} <= {"configMap", "secret", "emptyDir", "projected"}, name
+            assert volume.keys() - {"name"} <= {
+                "configMap",
+                "secret",
+                "emptyDir",
+                "projected",
+                "persistentVolumeClaim",
+            }, name
         for container in containers(pod):
             security = {**spec["securityContext"], **container["securityContext"]}
             assert security["runAsNonRoot"] is True
@@ -270,7 +271,7 @@ def test_the_images_user_is_the_pods(resources: tuple[Resource, ...]) -> None:
         assert pods(resources)[name]["spec"]["securityContext"]["runAsUser"] == int(uid)
 
 
-def test_only_the_password_job_may_talk_to_the_cluster(resources: tuple[Resource, ...]) -> None:
+def test_only_the_password_pod_may_talk_to_the_cluster(resources: tuple[Resource, ...]) -> None:
     for account in of(resources, "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
     with_token = {
@@ -530,8 +531,8 @@ def api_server(account: Path) -> Iterator[int]:
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="makes its certificate with openssl")
-def test_the_job_makes_a_password_that_the_server_and_its_clients_share(tmp_path: Path) -> None:
-    def job(port: int) -> str:
+def test_the_pod_makes_a_password_that_the_server_and_its_clients_share(tmp_path: Path) -> None:
+    def pod(port: int) -> str:
         environment = {
             "SERVICE_ACCOUNT": str(tmp_path),
             "KUBERNETES_SERVICE_HOST": "127.0.0.1",
@@ -549,7 +550,7 @@ def test_the_job_makes_a_password_that_the_server_and_its_clients_share(tmp_path
         return done.stdout
 
     with api_server(tmp_path) as port:
-        first, second = job(port), job(port)
+        first, second = pod(port), pod(port)
     assert "403" in first
     assert "created" in first
     assert "already" in second

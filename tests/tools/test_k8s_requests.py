@@ -28,7 +28,7 @@ def quantity(text: str) -> Decimal:
 def most_pods(resources: tuple[Resource, ...], name: str) -> int:
     """How many pods of a workload run at once during a rollout, at its smallest size."""
     [workload] = [
-        r for r in of(resources, "Deployment", "StatefulSet", "Job") if r["metadata"]["name"] == name
+        r for r in of(resources, "Deployment", "StatefulSet", "Pod") if r["metadata"]["name"] == name
     ]
     spec = workload["spec"]
     least = spec.get("replicas", 1)

@@ -1,4 +1,4 @@
-"""Create the Secret `redis` with a random password, unless there is one. Runs once, in the Job of password.yaml.
+"""Create the Secret `redis` with a random password, unless there is one. Runs once, in the pod of password.yaml.
 
 Its keys: `password`; `url`, what belongs into REDIS_URL; `valkey.conf`, the line that the server reads. Nothing of it is
 printed. Standard library only: any image with Python will do.
