@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from common.env_file import check_env_file
 from common.errors import StartFault
 from common.store.connections.redis_url import parse_url
 
@@ -140,7 +141,8 @@ Settings = TypeVar("Settings", bound=CommonSettings)
 def read_settings(kind: type[Settings]) -> Settings:
     """The settings, or a StartFault whose text names the first wrong variable."""
     try:
-        return kind()
+        settings = kind()
+        check_env_file(Path(ENV_FILE), ENCODING, SECRETS)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper()
@@ -152,6 +154,7 @@ def read_settings(kind: type[Settings]) -> Settings:
         raise StartFault(
             f"{Path(ENV_FILE).absolute()} cannot be read ({error.strerror}): let this user read it, or remove it."
         ) from None
+    return settings
 
 
 def settings_of_logs() -> CommonSettings:

@@ -4,15 +4,26 @@ settings and with the server of `make run`, and that it refuses to start without
 
 import re
 import shutil
+import string
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from redis import Redis
+from redis.exceptions import AuthenticationError, ConnectionError
 
-from common.settings import CommonSettings
+from common.errors import StartFault
+from common.settings import CommonSettings, GatewaySettings, read_settings
+from common.store.connections.redis_url import parse_url
+from tests.conftest import wait_until
+from tools import embedded_server
+from tools.child_process import start_child
 from tools.embedded_server import EmbeddedServer
+from tools.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -130,3 +141,156 @@ def test_the_example_of_an_env_file_is_enough_and_settings_in_it_reach_the_servi
         assert (environment["HOST"], environment["PORT"]) == ("0.0.0.0", "8080"), "PORT is the published one"
         assert services[name]["stop_grace_period"] in ("1m10s", "70s", "10s60s")
     assert [port["published"] for port in services["gateway"]["ports"]] == ["9000"]
+
+
+# -- the password
+
+REFUSED = "REDIS_PASSWORD in .env is wrong: it may have letters, digits and - . _ ~ ! & ( ) * + , ; = only."
+CARRIED = string.ascii_letters + string.digits + "-._~!&()*+,;="
+
+
+def composed(folder: Path, line: str) -> tuple[str, str, str] | None:
+    """What compose makes of a line of `.env`: the password, REDIS_URL and the server's script. None: it refuses."""
+    done = compose_config(folder, f"REDIS_PASSWORD={line}\n")
+    if done.returncode:
+        assert ".env" in done.stderr
+        return None
+    services = yaml.safe_load(done.stdout.replace("$$", "$"))["services"]
+    redis = services["redis"]
+    return (
+        redis["environment"]["REDISCLI_AUTH"],
+        services["gateway"]["environment"]["REDIS_URL"],
+        redis["command"][-1],
+    )
+
+
+def script_here(folder: Path, script: str, port: int = 0) -> str:
+    """The script with this machine's folders."""
+    ours = script.replace("/tmp/password.conf", str(folder / "password.conf")).replace("/data", str(folder))
+    assert ours != script
+    return f"{ours.rstrip()} --port {port}"
+
+
+def served(folder: Path, line: str) -> str | None:
+    """The password that the server and its clients get, or None where one of them is told that it is wrong."""
+    folder.mkdir()
+    if not (found := composed(folder, line)):
+        return None
+    password, url, script = found
+    server = folder / "valkey-server"
+    server.write_text("#!/bin/sh\nexec cat $1\n")
+    server.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-ec", script_here(folder, script)],
+        env={"PATH": f"{folder}:/usr/bin:/bin", "REDISCLI_AUTH": password},
+        capture_output=True,
+        text=True,
+        timeout=COMPOSE_S,
+        check=False,
+    )
+    if done.returncode:
+        assert (done.stdout, done.stderr) == ("", f"{REFUSED}\n")
+        return None
+    assert done.stdout == f"requirepass {password}\n"
+    assert unquote(urlsplit(parse_url(url).plain).password or "") == password
+    return password
+
+
+def told(folder: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> str | None:
+    """The sentence with which our own services refuse to start beside such a line, or None where they start."""
+    (folder / ".env").write_text(f"REDIS_PASSWORD={line}\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("REDIS_PASSWORD", raising=False)
+    try:
+        read_settings(GatewaySettings)
+    except StartFault as fault:
+        return str(fault).replace(str(folder / ".env"), ".env")
+    return None
+
+
+def test_a_password_is_carried_letter_by_letter_or_refused_by_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a password of all letters that can be carried, then each other one between two of them
+    assert served(tmp_path / "all", CARRIED) == CARRIED
+    assert told(tmp_path, monkeypatch, CARRIED) is None
+    for letter in sorted({*string.printable, "é", "\u00a0"} - {*CARRIED, *"\n\r\v\f"}):
+        line = f"'ab{letter}cd'" if letter != "'" else '"ab\'cd"'
+        assert served(tmp_path / f"{ord(letter)}", line) is None, letter
+        assert told(tmp_path, monkeypatch, line) == REFUSED, letter
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ab cd", "'ab '", "ab#cd", "#abcd", "ab'cd", 'ab"cd', "ab\\cd", '"ab\\ncd"', "'ab\ncd'", '"ab', "ab@cd", "ab%41cd",
+        "ab$$cd", "'ab$cd'", "'ab${cd}'", '"ab\\$cd"', "ab\t#cd", "é",
+    ],
+)  # fmt: skip
+def test_a_line_that_cannot_be_carried_is_refused_by_compose_and_by_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    assert served(tmp_path / "compose", line) is None
+    assert told(tmp_path, monkeypatch, line) == REFUSED
+
+
+@pytest.mark.parametrize(
+    "line", ["abcd", "  abcd ", "'abcd'", '"abcd"', "abcd # a note", "'abcd' # a note", "abcd\r"]
+)
+def test_a_line_that_can_be_carried_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    assert served(tmp_path / "compose", line) == "abcd"
+    assert told(tmp_path, monkeypatch, line) is None
+
+
+@pytest.mark.parametrize("line", ["ab$cd", '"ab$cd"', "ab${cd}ef", "'ab'cd", '"ab\\0101cd"'])
+def test_a_line_that_compose_changes_before_anybody_can_see_it_is_refused_by_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    assert told(tmp_path, monkeypatch, line) == REFUSED
+
+
+def test_the_server_and_its_clients_agree_on_a_password_with_every_letter(tmp_path: Path) -> None:
+    found = composed(tmp_path, CARRIED)
+    assert found
+    password, url, script = found
+    (tmp_path / "valkey-server").symlink_to(embedded_server.binary_of_the_wheel())
+    port = free_port()
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "REDISCLI_AUTH": password}
+    with (tmp_path / "server.log").open("wb") as log:
+        server = start_child(
+            ["sh", "-ec", script_here(tmp_path, script, port)],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        with closing(Redis.from_url(url.replace("@redis:6379", f"@127.0.0.1:{port}"))) as client:
+
+            def answers() -> bool:
+                assert server.poll() is None, (tmp_path / "server.log").read_text()
+                try:
+                    return bool(client.ping())
+                except ConnectionError:
+                    return False
+
+            wait_until(answers)
+        with closing(Redis(port=port)) as stranger, pytest.raises(AuthenticationError):
+            stranger.ping()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "API_KEYS", "ADMIN_API_KEYS"])
+def test_a_secret_in_the_file_that_would_be_changed_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in ("redis://:ab${cd}ef@host/0", "'redis://:ab$cd@host/0'"):
+        (tmp_path / ".env").write_text(f"{name}={line}\n")
+        with pytest.raises(StartFault, match=rf"^{name} in {tmp_path}/\.env has a \$, ") as caught:
+            read_settings(GatewaySettings)
+        assert "ab" not in str(caught.value).replace(str(tmp_path), "").replace("variable", "")
+    # what the environment has instead is not changed, and the file's is not read
+    monkeypatch.setenv(name, "redis://:ab$cd@host/0")
+    assert getattr(read_settings(GatewaySettings), name.lower()) == "redis://:ab$cd@host/0"
