@@ -29,6 +29,7 @@ from redis.retry import Retry
 from common.http.probes import probe_routes
 from common.settings import CommonSettings, GatewaySettings, ProcessorSettings, read_settings
 from common.store import keys
+from common.store.connections.redis_url import parse_url
 from tests.conftest import wait_until
 from tests.tools.manifests import (
     ROOT,
@@ -51,8 +52,12 @@ from tools.ports import free_port
 VALKEY = ROOT / "k8s/components/valkey"
 #: Which settings each service reads.
 SERVICES: dict[str, type[CommonSettings]] = {"gateway": GatewaySettings, "processor": ProcessorSettings}
-#: Secrets that are not in the manifests, and their keys: one is made in the cluster or by hand, the other is optional.
-SECRETS = {"redis": {"password", "url", "valkey.conf"}, "api-keys": {"keys", "admin"}}
+#: Secrets that are not in the manifests, and their keys: made in the cluster or by hand.
+SECRETS = {
+    "redis": {"password", "url", "valkey.conf"},
+    "api-keys": {"keys", "admin"},
+    "redis-tls": {"ca.crt", "tls.crt", "tls.key"},
+}
 COMPONENT = "app.kubernetes.io/component"
 
 
@@ -129,6 +134,8 @@ def test_what_is_referred_to_exists(resources: tuple[Resource, ...]) -> None:
                 secrets += [
                     (volume["secret"]["secretName"], item["key"]) for item in volume["secret"]["items"]
                 ]
+            for source in volume.get("projected", {}).get("sources", []):
+                secrets += [(source["secret"]["name"], item["key"]) for item in source["secret"]["items"]]
         for container in containers(pod):
             wanted |= {
                 ("ConfigMap", source["configMapRef"]["name"]) for source in container.get("envFrom", [])
@@ -457,6 +464,28 @@ def test_keda_looks_at_our_queue() -> None:
     }
     for reference in authentication["spec"]["secretTargetRef"]:
         assert reference["key"] in SECRETS[reference["name"]]
+
+
+def test_the_files_that_the_page_s_urls_name_are_mounted_in_both_services() -> None:
+    page = (ROOT / "docs/deploy.md").read_text()
+    named_in_urls = dict(re.findall(r"\b(ssl_\w+)=(/etc/[\w./-]+)", page))
+    assert named_in_urls.keys() == {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
+    for option, path in named_in_urls.items():
+        assert parse_url(f"rediss://host/0?ssl_certfile=x&{option}={path}").options[option] == path
+    resources = rendered("k8s/overlays/private-ca")
+    for name in SERVICES:
+        pod = pods(resources)[name]
+        [container] = containers(pod)
+        folders = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        [files] = [volume for volume in pod["spec"]["volumes"] if "projected" in volume]
+        sources = [source["secret"] for source in files["projected"]["sources"]]
+        mounted = {
+            f"{folders[files['name']]}/{item['path']}": not source.get("optional", False)
+            for source in sources
+            for item in source["items"]
+        }
+        assert mounted.keys() == set(named_in_urls.values())
+        assert {path for path, needed in mounted.items() if needed} == {named_in_urls["ssl_ca_certs"]}
 
 
 def test_the_ingress_lets_pass_what_the_gateway_takes() -> None:
