@@ -174,6 +174,11 @@ def test_services_monitors_and_routes_lead_to_ports_that_exist(resources: tuple[
                 backend = path["backend"]["service"]
                 service = named(resources, "Service", backend["name"])
                 assert backend["port"]["name"] in {port["name"] for port in service["spec"]["ports"]}
+    for route in of(resources, "HTTPRoute"):
+        for rule in route["spec"]["rules"]:
+            for backend in rule["backendRefs"]:
+                service = named(resources, "Service", backend["name"])
+                assert backend["port"] in {port["port"] for port in service["spec"]["ports"]}
 
 
 def test_every_component_is_in_an_overlay() -> None:
@@ -497,6 +502,27 @@ def test_the_ingress_lets_pass_what_the_gateway_takes() -> None:
     [rule] = ingress["spec"]["rules"]
     assert {path["path"] for path in rule["http"]["paths"]} == {"/predict", "/ws"}, "the rest stays inside"
     assert [rule["host"]] == ingress["spec"]["tls"][0]["hosts"]
+
+
+def test_the_route_lets_pass_what_the_gateway_takes() -> None:
+    [route] = of(rendered("k8s/overlays/gateway-api"), "HTTPRoute")
+    timeouts = {}
+    for rule in route["spec"]["rules"]:
+        [match] = rule["matches"]
+        assert match["path"]["type"] == "PathPrefix"
+        timeouts[match["path"]["value"]] = rule["timeouts"]
+    assert timeouts.keys() == {"/predict", "/ws"}, "the rest stays inside"
+    assert float(timeouts["/predict"]["request"].removesuffix("s")) > 300, (
+        "?wait may hold an answer that long"
+    )
+    assert timeouts["/ws"] == {"request": "0s"}, "a WebSocket may stay open for ever"
+
+
+def test_an_overlay_says_which_gateway_and_host_a_route_has() -> None:
+    [route] = of(rendered("k8s/overlays/gateway-api"), "HTTPRoute")
+    [parent] = route["spec"]["parentRefs"]
+    assert (parent["namespace"], parent["name"]) == ("gateways", "public")
+    assert route["spec"]["hostnames"] == ["predict.example.com"]
 
 
 # -- the server and its password
