@@ -249,6 +249,17 @@ def test_a_line_that_compose_changes_before_anybody_can_see_it_is_refused_by_us(
     assert told(tmp_path, monkeypatch, line) == REFUSED
 
 
+@pytest.mark.parametrize(
+    "password", ["pa$word", "pa${word}", "pa$$word", "pa word", 'pa"word', "pa#word", "pa word #1"]
+)
+def test_between_the_quotes_of_the_example_no_password_is_changed_unseen(
+    tmp_path: Path, password: str
+) -> None:
+    [line] = re.findall(r"^REDIS_PASSWORD=(.*)", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert served(tmp_path / "example", line) == "change-me"
+    assert served(tmp_path / "changed", line.replace("change-me", password)) is None
+
+
 def test_the_server_and_its_clients_agree_on_a_password_with_every_letter(tmp_path: Path) -> None:
     found = composed(tmp_path, CARRIED)
     assert found
