@@ -144,7 +144,11 @@ def check_kubectl(words: list[str]) -> None:
         for one in yaml.safe_load_all(file.read_text())
         if one and "metadata" in one
     }
-    made = {("secret", "redis"), ("secret", "api-keys")}  # by the Job, or by the reader
+    made = {
+        ("secret", "redis"),
+        ("secret", "redis-tls"),
+        ("secret", "api-keys"),
+    }  # by the Job, or by the reader
     for kind, object_name in OBJECT.findall(" ".join(words).replace("secret generic", "secret")):
         assert (kind, object_name) in known | made, (kind, object_name)
     for flag, path in pairwise(words):
