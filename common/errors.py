@@ -3,6 +3,7 @@
 ForetellError
 ├── StoreError              the job store did not do what was asked
 │   ├── StoreUnavailable    Redis is away, loading, out of memory or read-only, or answered what nobody can use
+│   │   └── ClockJumped     its clock stepped forward: nobody can say whose leases have run out
 │   └── StoreMisconfigured  only a person can mend it: the password, a right, the server's version or settings
 ├── ModelFault              the user's model cannot be served; the sentence names the file and the fault
 └── StartFault              this process cannot start (a wrong setting, a taken port)
@@ -19,6 +20,10 @@ class StoreError(ForetellError):
 
 class StoreUnavailable(StoreError):
     """Try again: every transition may be repeated."""
+
+
+class ClockJumped(StoreUnavailable):
+    """Nothing was taken over. The living need the time to renew their leases by the new clock."""
 
 
 class StoreMisconfigured(StoreError):

@@ -50,7 +50,11 @@ class Leases:
         now = time.monotonic()
         for p in partitions:
             if now - self._heard[p] > self.lease_s / 2:
-                self._reclaim_from[p] = now + self.lease_s
+                self.put_off(p)
+
+    def put_off(self, partition: int) -> None:
+        """Nothing of this partition is taken over until the living have had a whole lease's time."""
+        self._reclaim_from[partition] = time.monotonic() + self.lease_s
 
     def reclaim_is_due(self, partition: int, now: float) -> bool:
         """Four times in a lease, unless it is put off."""

@@ -8,10 +8,11 @@ are one step in the store; every claimed job is in `_in_hand` until its end is r
 import asyncio
 import time
 from collections.abc import Iterable
+from functools import partial
 
 import structlog
 
-from common.errors import StoreError
+from common.errors import ClockJumped, StoreError
 from common.settings import ProcessorSettings
 from common.store.alarm_clock import AlarmClock
 from common.store.announcements import parse_announcement
@@ -63,9 +64,10 @@ class Worker:
     async def run(self) -> None:
         """Work until cancelled. A loop that ends for another reason ends the service."""
         async with asyncio.TaskGroup() as group:
+            readers = self.claims.readers()
             self._claiming = [
                 group.create_task(self._claim_forever(reader), name=f"claim {reader.partition}")
-                for reader in self.claims.readers()
+                for reader in readers
             ]
             for model in self._flights.models:
                 group.create_task(self._flights.fly_forever(model), name="predict")
@@ -73,7 +75,8 @@ class Worker:
             group.create_task(self._leases.extend_forever(), name="leases")
             group.create_task(self._leases.sweep_forever(), name="dead consumers")
             group.create_task(self._hear_forever(), name="cancellations")
-            group.create_task(AlarmClock(self._queue).run(), name="alarms")
+            clock = AlarmClock(self._queue, stepped_back=partial(self.claims.interrupt, readers))
+            group.create_task(clock.run(), name="alarms")
 
     async def drain(self, seconds: float) -> None:
         """Claim no more, finish what runs, give back what waits, leave. Ends within about `seconds`."""
@@ -117,6 +120,10 @@ class Worker:
                     jobs = await self.claims.reclaim(reader, room, idle_s=self._leases.lease_s)
                 else:
                     jobs = await self.claims.claim(reader, room)
+            except ClockJumped as error:
+                log.warning("nothing is taken over for a while", why=str(error))
+                self._leases.put_off(p)
+                continue
             except StoreError:
                 self._leases.not_heard({p})
                 await asyncio.sleep(RETRY_S)

@@ -7,6 +7,7 @@ import asyncio
 import math
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -21,11 +22,16 @@ ROOM = 0.1  # the share of the queue that must drain before who was refused shou
 RETRY_AFTER_S = (1, 60)
 
 
-class AlarmClock:
-    """`run` it beside the work; the rest is what it has learned."""
+async def _nothing() -> None:
+    pass
 
-    def __init__(self, queue: Queue) -> None:
+
+class AlarmClock:
+    """`run` it beside the work; the rest is what it has learned. `stepped_back` is called when a server's clock does."""
+
+    def __init__(self, queue: Queue, *, stepped_back: Callable[[], Awaitable[None]] = _nothing) -> None:
         self._queue = queue
+        self._stepped_back = stepped_back
         self._finished: deque[tuple[float, int]] = deque()  # (when, how many by then)
         self._away: type[StoreError] | None = None
         self.unfinished = 0
@@ -41,6 +47,9 @@ class AlarmClock:
             else:
                 self._say(None)
                 self._learn(progress, time.monotonic())
+                if self._queue.stepped_back:
+                    log.warning("the job store's clock has stepped back")
+                    await self._stepped_back()
                 if progress.next_s is not None:
                     wait_s = min(wait_s, progress.next_s)
             await asyncio.sleep(wait_s)

@@ -9,17 +9,18 @@ only while owner, attempt and entry are still those that it was given.
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis import exceptions
 
-from common.errors import StoreUnavailable
+from common.errors import ClockJumped, StoreUnavailable
 from common.store import keys
 from common.store.connections.errors import translate, understood
 from common.store.connections.link import BLOCK_S, Link
 from common.store.queue import make_group
 from common.store.script import Script
+from common.store.server_clock import ServerClock
 from common.store.session import Session
 from common.store.states import Status
 
@@ -67,12 +68,14 @@ class Outcome(NamedTuple):
 
 @dataclass(slots=True)
 class Reader:
-    """One partition's reading position in one processor: the last entry delivered, and the reclaim cursor."""
+    """One partition's reading position in one processor: the last entry delivered, and the reclaim cursor. `clock` is
+    that of its server."""
 
     partition: int
     link: Link
     after: bytes = b"0-0"
     cursor: bytes = b"0-0"
+    clock: ServerClock = field(default_factory=ServerClock)
 
 
 class Claims:
@@ -118,12 +121,28 @@ class Claims:
         with understood():
             jobs = _started_jobs(p, started)
             reader.after = started[0]
+            now = int(started[1].decode())
+            if not reader.clock.known:
+                reader.clock.learn(now)
         return jobs
 
+    async def interrupt(self, readers: Iterable[Reader]) -> None:
+        """End the reads that are under way, as a lost connection would: a server ends them by its clock, and if that has
+        stepped back, only when it has caught up."""
+        for reader in readers:
+            await reader.link.aclose()
+
     async def reclaim(self, reader: Reader, count: int, *, idle_s: float) -> list[Job]:
-        """Jobs that nobody has renewed for `idle_s`, started here; the cursor is kept so that the tail is not starved."""
+        """Jobs that nobody has renewed for `idle_s`, started here; the cursor is kept so that the tail is not starved.
+
+        Raises ClockJumped if the server's clock has stepped forward by more than half of `idle_s` since the last reply:
+        by less, the living have renewed in time, because they do it every quarter.
+        """
         p = reader.partition
-        args = self._claim_args(count, idle_ms=int(idle_s * 1000), cursor=reader.cursor)
+        latest = reader.clock.latest(within_s=idle_s / 2) if idle_s else None
+        args = self._claim_args(
+            count, idle_ms=int(idle_s * 1000), cursor=reader.cursor, latest="" if latest is None else latest
+        )
         try:
             started = await _CLAIM(reader.link, *args)
         except Exception as error:
@@ -131,6 +150,12 @@ class Claims:
         with understood():
             jobs = _started_jobs(p, started)
             reader.cursor = started[0]
+            now = int(started[1].decode())
+            reader.clock.learn(now)
+        if latest is not None and now > latest:
+            raise ClockJumped(
+                "Redis' clock has stepped forward: nothing is taken over for the time of a lease."
+            )
         return jobs
 
     async def extend(self, jobs: Iterable[Job]) -> list[Job]:
@@ -207,10 +232,16 @@ class Claims:
     # -- inside
 
     def _claim_args(
-        self, count: int, *, after: bytes = b"", idle_ms: int | str = "", cursor: bytes = b""
+        self,
+        count: int,
+        *,
+        after: bytes = b"",
+        idle_ms: int | str = "",
+        cursor: bytes = b"",
+        latest: int | str = "",
     ) -> tuple[Any, ...]:
         limits = (count, self._session.max_attempts, self._session.result_ttl_s, keys.DEAD_LIMIT)
-        return (self._session.name, *limits, after, idle_ms, cursor)
+        return (self._session.name, *limits, after, idle_ms, cursor, latest)
 
     async def _release(self, jobs: Iterable[tuple[Job, float]], *, counted: str) -> None:
         delays = {job.id: (job, int(seconds * 1e6)) for job, seconds in jobs}
@@ -232,7 +263,7 @@ class Claims:
 def _started_jobs(p: int, reply: list[Any]) -> list[Job]:
     return [
         Job(id_.decode(), p, entry, int(attempt), input_, int(queue_us), trace.decode())
-        for entry, id_, attempt, input_, queue_us, trace in zip(*[iter(reply[1:])] * 6, strict=True)
+        for entry, id_, attempt, input_, queue_us, trace in zip(*[iter(reply[2:])] * 6, strict=True)
     ]
 
 

@@ -9,6 +9,7 @@ from common.errors import StoreMisconfigured, StoreUnavailable
 from common.store import keys
 from common.store.connections.errors import translate, understood
 from common.store.script import Script
+from common.store.server_clock import ServerClock
 from common.store.session import Session
 from common.store.states import Status
 
@@ -18,6 +19,7 @@ MIN_VERSION = (7, 0)
 MIN_VERSION_FSYNC = (7, 2)  # WAITAOF
 RETRY_S = 0.3
 RING_JOBS = 500
+STEP_US = 500_000  # what clocks differ by less is no step
 
 _RING = Script("ring")
 _MEASURE = Script("measure")
@@ -46,9 +48,14 @@ class QueueStats(NamedTuple):
 
 
 class Queue:
+    """`stepped_back`: whether a server's clock had, when the queue was last rung."""
+
+    stepped_back = False
+
     def __init__(self, session: Session) -> None:
         self._session = session
         self._warned: set[str] = set()
+        self._clocks = [ServerClock() for _ in range(session.partitions)]
 
     async def prepare(self) -> None:
         """Check the server and make the consumer groups. Safe to repeat.
@@ -124,12 +131,17 @@ class Queue:
     async def ring(self) -> QueueProgress:
         """Do what is due: expire jobs past their deadline, queue retries whose time has come."""
         link, ttl_s = self._session.link, self._session.result_ttl_s
+        earliest = [clock.earliest() for clock in self._clocks]
         replies = await self._session.on_every_partition(
             lambda p: _RING(link("control", p), ttl_s, RING_JOBS)
         )
         with understood():
-            alarms = [int(next_us) / 1e6 for next_us, _, _ in replies if next_us]
-            _, unfinished, finished = zip(*replies, strict=True)
+            next_us, unfinished, finished, now = zip(*replies, strict=True)
+            alarms = [int(us) / 1e6 for us in next_us if us]
+            times = list(map(int, now))
+            self.stepped_back = any(us < least - STEP_US for us, least in zip(times, earliest, strict=True))
+            for clock, now_us in zip(self._clocks, times, strict=True):
+                clock.learn(now_us)
             return QueueProgress(min(alarms, default=None), sum(unfinished), sum(finished))
 
     async def measure(self) -> QueueStats:

@@ -1,12 +1,14 @@
--- ARGV tag, consumer, count, max_attempts, ttl, dead_limit, after, idle_ms, cursor
+-- ARGV tag, consumer, count, max_attempts, ttl, dead_limit, after, idle_ms, cursor, latest
 -- Claims up to `count` entries for `consumer` and starts their jobs. Two sources:
 --   idle_ms = ''  what the blocking XREADGROUP in front of this call just delivered (everything this consumer
 --                 holds after entry `after`), then new entries up to the count
---   otherwise     entries that nobody has renewed for idle_ms, from XAUTOCLAIM's `cursor` on
--- Replies {after or cursor, then for each job: entry, id, attempt, input, queued µs, trace}. Entries whose job is gone, final
--- or queued elsewhere are removed; a job delivered more than max_attempts times fails and becomes a dead letter.
+--   otherwise     entries that nobody has renewed for idle_ms, from XAUTOCLAIM's `cursor` on; none if it is later than
+--                 `latest` (µs, or ''): then the clock has jumped, and those of the living look as if they were left
+-- Replies {after or cursor, now, then for each job: entry, id, attempt, input, queued µs, trace}. Entries whose job is gone,
+-- final or queued elsewhere are removed; a job delivered more than max_attempts times fails and becomes a dead letter.
 local consumer, count, max_attempts, ttl, dead_limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
-local after, idle, cursor = ARGV[7], ARGV[8], ARGV[9]
+local after, idle, cursor, latest = ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
+if latest and now > latest then return { cursor, now_text } end
 
 local entries, mark = {}, after
 if idle == '' then
@@ -31,7 +33,7 @@ local function give_up(job)
   finalize(job, 'failed', 'given_up', sentence, ttl, '0')
 end
 
-local started = { mark }
+local started = { mark, now_text }
 for _, entry in ipairs(entries) do
   local job = entry[2] and load_job(entry[2][2])
   if not job or not job.live or job.entry ~= entry[1] then
@@ -51,7 +53,7 @@ for _, entry in ipairs(entries) do
       if job.status == 'queued' then notify(job.watchers, false, job.id .. ' processing') end
       local at, fields = #started, redis.call('HMGET', job.key, 'input', 'trace')
       started[at + 1], started[at + 2], started[at + 3] = entry[1], job.id, attempt
-      started[at + 4], started[at + 5], started[at + 6] = fields[1], text(now - job.created), fields[2] or ''
+      started[at + 4], started[at + 5], started[at + 6] = fields[1], waited(job, now), fields[2] or ''
     end
   end
 end

@@ -33,6 +33,9 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', jobs, GROUP)) do
   if leaving and seen.pending == 0 then
     redis.call('XGROUP', 'DELCONSUMER', jobs, GROUP, seen.name)
     removed = removed + 1
+  elseif consumer == '' and seen.pending == 0 and seen.idle == 0 then
+    -- the clock may have stepped back since it was last seen, which would make it idle for no time: it is seen now
+    redis.call('XREADGROUP', 'GROUP', GROUP, seen.name, 'COUNT', 1, 'STREAMS', jobs, '0')
   end
 end
 flush()

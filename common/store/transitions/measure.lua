@@ -13,15 +13,17 @@ for _, group in ipairs(groups.err and {} or groups) do
   end
 end
 
-local function waited()
+local function oldest()
   for _, entry in ipairs(redis.call('XRANGE', jobs, last, '+', 'COUNT', LOOK_AT)) do
     local job = load_job(entry[2][2])
     if job.live and job.entry == entry[1] then
-      return text(math.max(0, now - tonumber(string.match(entry[1], '%d+')) * 1000))
+      -- once the clock has stepped back, entries are numbered as if it had not
+      local since = tonumber(string.match(entry[1], '%d+')) * 1000
+      return since <= now and text(now - since) or waited(job, now)
     end
   end
   return ''
 end
 
 local numbers = totals()
-return { numbers[1], running, redis.call('XLEN', dead), consumers, waited(), unpack(numbers, 2) }
+return { numbers[1], running, redis.call('XLEN', dead), consumers, oldest(), unpack(numbers, 2) }

@@ -65,6 +65,11 @@ local function owned(job, consumer, attempt, entry)
   return job.owner == consumer and job.attempt == tonumber(attempt) and job.entry == entry
 end
 
+-- µs from its acceptance until `time`, as text. The clock may have stepped back in between.
+local function waited(job, time)
+  return text(math.max(0, time - job.created))
+end
+
 local outbox = {} -- watcher → lines
 local ended, finalized = {}, {} -- ids of the jobs that became final; status → how many of them came to it
 
@@ -128,8 +133,8 @@ local function finalize(job, status, fault, payload, ttl, predict)
   finalized[status], ended[#ended + 1] = (finalized[status] or 0) + 1, job.id
   if job.watchers and job.watchers ~= '' then
     local inline = #payload > INLINE and '' or payload
-    local waited = text((job.started or now) - job.created)
-    notify(job.watchers, true, table.concat({ job.id, status, fault, waited, predict, inline }, ' '))
+    local queued = waited(job, job.started or now)
+    notify(job.watchers, true, table.concat({ job.id, status, fault, queued, predict, inline }, ' '))
   end
 end
 

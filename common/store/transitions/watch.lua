@@ -18,8 +18,8 @@ for at = 2, #ARGV, 2 do
   local job, watcher, reply = load_job(ARGV[at]), ARGV[at + 1], {}
   if job.status then
     local fields = redis.call('HMGET', job.key, 'input', 'fault', 'result', 'error', 'predict')
-    local waited = job.started and text(job.started - job.created) or '0'
-    reply = { job.status, fields[1], fields[2] or '', fields[3] or fields[4] or '', waited, fields[5] or '0' }
+    local queued = job.started and waited(job, job.started) or '0'
+    reply = { job.status, fields[1], fields[2] or '', fields[3] or fields[4] or '', queued, fields[5] or '0' }
     if watcher ~= '' and job.live then
       local watchers = joined(job.watchers or '', watcher)
       if watchers then redis.call('HSET', job.key, 'watchers', watchers) end
