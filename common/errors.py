@@ -3,6 +3,7 @@
 ForetellError
 ├── StoreError              the job store did not do what was asked
 │   ├── StoreUnavailable    Redis is away, loading, out of memory or read-only, or answered what nobody can use
+│   │   ├── StoreFull       its memory is full: it takes no new job, and does all else
 │   │   └── ClockJumped     its clock stepped forward: nobody can say whose leases have run out
 │   └── StoreMisconfigured  only a person can mend it: the password, a right, the server's version or settings
 ├── ModelFault              the user's model cannot be served; the sentence names the file and the fault
@@ -20,6 +21,10 @@ class StoreError(ForetellError):
 
 class StoreUnavailable(StoreError):
     """Try again: every transition may be repeated."""
+
+
+class StoreFull(StoreUnavailable):
+    """Nothing was accepted. What was accepted before runs, and its end is recorded."""
 
 
 class ClockJumped(StoreUnavailable):

@@ -5,7 +5,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
-from common.errors import StoreError
+from common.errors import StoreError, StoreFull
 from common.http.probes import probe_routes
 from common.json_text import NoInput, NotJson
 from common.settings import entries
@@ -19,6 +19,7 @@ from gateway.errors import (
     no_input,
     not_json,
     routing_error,
+    store_full,
     store_unavailable,
     unexpected_error,
 )
@@ -44,12 +45,13 @@ def make_app(gateway: Gateway) -> ASGIApp:
             Route("/dead/{prediction_id}", DeadPrediction(gateway), methods=["DELETE"]),
             Route("/dead/{prediction_id}/retry", DeadRetry(gateway), methods=["POST"]),
             WebSocketRoute("/ws/predict/{prediction_id}", PredictionSocket(gateway)),
-            *probe_routes(gateway.readiness, gateway.measure),
+            *probe_routes(gateway.readiness, gateway.measure, gateway.notice),
         ],
         exception_handlers={
             HttpError: http_error,
             NotJson: not_json,
             NoInput: no_input,
+            StoreFull: store_full,
             StoreError: store_unavailable,
             HTTPException: routing_error,
             Exception: unexpected_error,

@@ -75,6 +75,11 @@ async def store_unavailable(request: Request, error: Exception) -> Response:
     return _answer(request, HttpError(503, sentence, headers={"Retry-After": "1"}))
 
 
+async def store_full(request: Request, error: Exception) -> Response:
+    sentence = "The job store's memory is full and nothing was accepted: try again later."
+    return _answer(request, HttpError(503, sentence, headers={"Retry-After": "10"}))
+
+
 async def routing_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:

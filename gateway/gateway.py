@@ -3,12 +3,14 @@
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from common.errors import StoreError, StoreUnavailable
 from common.settings import GatewaySettings, entries
 from common.store import keys
 from common.store.alarm_clock import AlarmClock
 from common.store.dead import DeadLetters
+from common.store.fitness import FULL, Fitness, Unfit
 from common.store.jobs import Jobs
 from common.store.queue import Queue
 from common.store.session import Session
@@ -57,6 +59,7 @@ class Gateway:
         self.relay = Relay(self.session, self.jobs)
         self.clock = AlarmClock(self.queue)
         self.json = JsonProcess()
+        self.fitness = Fitness(self.session)
         clients, admins = entries(settings.api_keys), entries(settings.admin_api_keys)
         self.client_keys = ApiKeys(clients + admins if clients else [])
         self.operators = Operators(ApiKeys(admins), ApiKeys(clients))
@@ -68,6 +71,8 @@ class Gateway:
         self._drain_callbacks: set[Callback] = set()
         metrics.ACTIVE_REQUESTS.set_function(lambda: self._in_flight.count)
         metrics.QUEUE.limit = settings.max_queue
+        for reason in Unfit:
+            metrics.REDIS_UNFIT.labels(reason).set_function(partial(self._is_unfit, reason))
 
     def check_started(self) -> None:
         """Raises StoreUnavailable before that; the probes answer all the while."""
@@ -93,6 +98,13 @@ class Gateway:
             return "The relay does not hear announcements: its connection is being made again."
         await self.queue.ring()  # it writes: a server that only answers will not do
         return None
+
+    def notice(self) -> str | None:
+        """What a gateway that is ready has to say. With a full memory it still reads, tells and cancels."""
+        return FULL if Unfit.FULL in self.fitness.reasons else None
+
+    def _is_unfit(self, reason: Unfit) -> bool:
+        return reason in self.fitness.reasons
 
     async def measure(self) -> None:
         """Read the queue for the metrics."""

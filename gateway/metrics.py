@@ -23,6 +23,9 @@ REQUEST_SECONDS = Histogram(
 ACTIVE_REQUESTS = Gauge("http_server_active_requests", "Prediction requests in progress.")
 WAITERS = Gauge("foretell_waiters", "Predictions with waiters at this gateway.")
 WEBSOCKETS = Gauge("foretell_websockets", "Open WebSockets.")
+REDIS_UNFIT = Gauge(
+    "foretell_redis_unfit", "1 while a Redis server is unfit for the queue by this.", ["reason"]
+)
 RELAY_CONNECTED = Gauge("foretell_relay_connected", "1 while the gateway is subscribed to announcements.")
 RELAY_RECONNECTS = Counter("foretell_relay_reconnects", "Times the subscription was lost and made again.")
 

@@ -50,6 +50,7 @@ async def _hear(stop: asyncio.Event, gateway: Gateway) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(gateway.relay.run(), name="relay")
             group.create_task(gateway.clock.run(), name="alarms")
+            group.create_task(gateway.fitness.run(), name="fitness")
             await gateway.relay.connected.wait()
             gateway.started = True
 

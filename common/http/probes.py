@@ -25,11 +25,17 @@ NO_REDIS = "Redis is not available, or refuses us: the log says why."
 Measuring = Callable[[], Awaitable[None]]
 
 
+#: None, or a sentence that goes with readiness.
+Notice = Callable[[], str | None]
+
+
 async def _nothing() -> None:
     pass
 
 
-def probe_routes(readiness: Readiness, measure: Measuring = _nothing) -> list[Route]:
+def probe_routes(
+    readiness: Readiness, measure: Measuring = _nothing, notice: Notice = lambda: None
+) -> list[Route]:
     logged: str | None = None
 
     async def livez(request: Request) -> Response:
@@ -48,7 +54,8 @@ def probe_routes(readiness: Readiness, measure: Measuring = _nothing) -> list[Ro
         logged = fault
         if reason:
             return JSONResponse({"error": reason}, status_code=503, headers={"Retry-After": "1"})
-        return JSONResponse({"status": "ready"})
+        warning = notice()
+        return JSONResponse({"status": "ready"} | ({"warning": warning} if warning else {}))
 
     async def metrics(request: Request) -> Response:
         await measure()

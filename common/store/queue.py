@@ -8,6 +8,7 @@ import structlog
 from common.errors import StoreMisconfigured, StoreUnavailable
 from common.store import keys
 from common.store.connections.errors import translate, understood
+from common.store.fitness import Unfit, parse_info, unfit
 from common.store.script import Script
 from common.store.server_clock import ServerClock
 from common.store.session import Session
@@ -54,7 +55,6 @@ class Queue:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._warned: set[str] = set()
         self._clocks = [ServerClock() for _ in range(session.partitions)]
 
     async def prepare(self) -> None:
@@ -70,9 +70,7 @@ class Queue:
             except Exception as error:
                 raise translate(error) from error
             with understood():
-                self._check_server(
-                    dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
-                )
+                self._check_server(parse_info(reply))
             await make_group(self._session, p)
             await self._check_rights(p)
 
@@ -95,24 +93,13 @@ class Queue:
             words = "Foretell needs {}.{} or later, or Valkey".format(*needed)
             why = " for DURABILITY=fsync" if needed is MIN_VERSION_FSYNC else ""
             raise StoreMisconfigured(f"Redis {version} is too old: {words}{why}.")
-        policy = info.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
-            raise StoreMisconfigured(
-                f"Redis would evict jobs (maxmemory-policy {policy}): set maxmemory-policy noeviction."
-            )
+        faults = unfit(info)
+        if Unfit.EVICTS in faults:
+            raise StoreMisconfigured(faults[Unfit.EVICTS])
         if info.get("role") == "slave":
             raise StoreUnavailable("Redis at REDIS_URL is a replica, which takes no writes.")
-        if info.get("aof_enabled") == "0":
-            if self._session.durability == "fsync":
-                raise StoreMisconfigured("DURABILITY=fsync needs an append-only file: set appendonly yes.")
-            self._warn(
-                "Redis keeps no append-only file: jobs are lost if it stops. To keep them, set appendonly yes."
-            )
-
-    def _warn(self, sentence: str) -> None:
-        if sentence not in self._warned:
-            self._warned.add(sentence)
-            log.warning(sentence)
+        if Unfit.NO_FILE in faults and self._session.durability == "fsync":
+            raise StoreMisconfigured("DURABILITY=fsync needs an append-only file: set appendonly yes.")
 
     async def prepare_when_up(self, stop: asyncio.Event) -> bool:
         """`prepare`, again and again while the server is away; False if `stop` is set first."""

@@ -4,6 +4,7 @@ of a prediction here. A sync prediction is one call to the store (submit) and on
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from common.errors import StoreFull
 from common.store import keys
 from common.store.jobs import Submission, SubmitReply
 from common.store.states import Fault, JobState, Status
@@ -117,7 +118,11 @@ class Predictions:
 
     async def _submit(self, submission: Submission) -> SubmitReply:
         """Queued or known. Raises HttpError 422, 429, and 503 if it is not as safe as it should be."""
-        submitted = await self._gateway.jobs.submit(submission)
+        try:
+            submitted = await self._gateway.jobs.submit(submission)
+        except StoreFull:
+            self._gateway.fitness.refused()
+            raise
         if submitted.decision == "full":
             raise queue_full(self._gateway.clock.retry_after_s())
         if submitted.decision == "conflict":

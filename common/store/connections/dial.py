@@ -89,7 +89,7 @@ async def ask(connection: Connection, *command: Any) -> Any:
 
 def say_where(error: BaseException, connection: Connection, hint: str = "") -> None:
     """Put the address into an error that lacks it. A cancellation keeps it for the TimeoutError that it becomes."""
-    place = getattr(connection, "path", "") or "{}:{}".format(*address_of(connection))
+    place = place_of(connection)
     if isinstance(error, asyncio.CancelledError):
         error.args = (f"no answer from {place}{hint}",)
     elif type(error) in (exceptions.ConnectionError, exceptions.TimeoutError) and not refused(error):
@@ -108,6 +108,11 @@ def _hint(connection: Connection, error: BaseException) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in in_words(error):
         return ": ssl_ca_certs in REDIS_URL may name the file of another CA"
     return ": is it a port for TLS, and does it ask for a certificate of ours (ssl_certfile in REDIS_URL)?"
+
+
+def place_of(connection: Connection) -> str:
+    """Where it leads, for people."""
+    return getattr(connection, "path", "") or "{}:{}".format(*address_of(connection))
 
 
 def address_of(connection: Connection) -> Address:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from redis import exceptions
 
-from common.errors import StoreError, StoreMisconfigured, StoreUnavailable
+from common.errors import StoreError, StoreFull, StoreMisconfigured, StoreUnavailable
 
 _REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 # inside a script a missing right has no code of its own: as Redis words it, and as Valkey does
@@ -40,6 +40,10 @@ def translate(error: Exception) -> Exception:
     if any(words in str(error) for words in _NO_DATABASE):
         return StoreMisconfigured(
             f"Redis has no such database ({error}): check the number at the end of REDIS_URL."
+        )
+    if _is(error, (exceptions.OutOfMemoryError,), ("OOM ",)):
+        return StoreFull(
+            f"Redis' memory is full ({error}): give it more, or lower MAX_QUEUE or RESULT_TTL_S."
         )
     return StoreUnavailable(f"Redis is not available ({type(error).__name__}: {in_words(error)}).")
 

@@ -17,7 +17,7 @@ from redis.asyncio import Connection
 from redis.crc import key_slot
 
 from common.store import keys
-from common.store.connections.dial import Command, say_where, send
+from common.store.connections.dial import Command, place_of, say_where, send
 from common.store.connections.errors import is_slot_migrating, is_wrong_server, refused, translate
 from common.store.connections.subscription import Subscription, merged
 from common.store.connections.topology import Topology, make_topology
@@ -31,7 +31,7 @@ SUBSCRIPTION_PROTOCOL = 2  # redis-py takes a detour through its logger for each
 
 class Link:
     """One connection to the server of one partition, which carries one exchange at a time; made again when it breaks or
-    leads to the wrong server."""
+    leads to the wrong server. `opened` counts how often, `server` is where the last one led."""
 
     def __init__(
         self, topology: Topology, partition: int, key_prefix: str, *, timeout_s: float, tries: int
@@ -44,6 +44,8 @@ class Link:
         self._tries = tries
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
+        self.opened = 0
+        self.server = ""
 
     async def call(self, *commands: Command) -> list[Any]:
         """The reply to each command, sent together; a server's error is a reply. Raises redis-py's errors otherwise.
@@ -77,6 +79,8 @@ class Link:
             return connection
         await self.aclose()
         self._connection = await self._topology.open(self._slot)
+        self.opened += 1
+        self.server = place_of(self._connection)
         return self._connection
 
     async def _exchange(self, connection: Connection, commands: Sequence[Command]) -> list[Any]:
