@@ -114,6 +114,7 @@ class GatewaySettings(CommonSettings):
     max_in_flight: Annotated[int, Field(ge=1)] = 10_000
     max_connections: Annotated[int, Field(ge=1)] = 16_384
     durability: Durability = "server"
+    keep_input: bool = True
     api_keys: Annotated[List, Field(repr=False)] = ""
     admin_api_keys: Annotated[List, Field(repr=False)] = ""
     allowed_origins: List = ""

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import structlog
 
-from common.json_text import NoInput, NotJson, input_of, same_value
+from common.json_text import NoInput, NotJson, input_of, value_digest
 from common.settings import SECRETS
 from gateway.errors import HttpError
 from gateway.json_child import ANSWER, REQUEST, Kind, Operation
@@ -40,19 +40,19 @@ class JsonProcess:
         """`json_text.input_of`. Raises HttpError 503 if the other process fails."""
         if _is_light(body):
             return input_of(body)
-        kind, first, second, text = await self._ask(Operation.INPUT_OF, body, b"")
+        kind, first, second, text = await self._ask(Operation.INPUT_OF, body)
         if kind == Kind.NOT_JSON:
             raise NotJson(text.decode())
         if kind == Kind.NO_INPUT:
             raise NoInput(text.decode())
         return body[first:second] if kind == Kind.PLACE else text
 
-    async def same_value(self, one: bytes, other: bytes) -> bool:
-        """`json_text.same_value`. Raises HttpError 503 if the other process fails."""
-        if _is_light(one) and _is_light(other):
-            return same_value(one, other)
-        _, same, _, _ = await self._ask(Operation.SAME_VALUE, one, other)
-        return bool(same)
+    async def value_digest(self, text: bytes) -> str:
+        """`json_text.value_digest`. Raises HttpError 503 if the other process fails."""
+        if _is_light(text):
+            return value_digest(text)
+        *_, digest = await self._ask(Operation.VALUE_DIGEST, text)
+        return digest.decode()
 
     async def aclose(self) -> None:
         process, self._process = self._process, None
@@ -65,11 +65,11 @@ class JsonProcess:
             async with asyncio.timeout(EXIT_S):
                 await process.wait()
 
-    async def _ask(self, operation: Operation, one: bytes, other: bytes) -> tuple[int, int, int, bytes]:
+    async def _ask(self, operation: Operation, text: bytes) -> tuple[int, int, int, bytes]:
         async with self._turn:
             try:
                 async with asyncio.timeout(LIMIT_S):
-                    return await self._exchange(operation, one, other)
+                    return await self._exchange(operation, text)
             except (OSError, EOFError, TimeoutError) as error:
                 await self.aclose()
                 log.warning("the process that looks through large bodies failed", error=repr(error))
@@ -78,13 +78,13 @@ class JsonProcess:
                 await self.aclose()  # half an exchange may be under way
                 raise
 
-    async def _exchange(self, operation: Operation, one: bytes, other: bytes) -> tuple[int, int, int, bytes]:
+    async def _exchange(self, operation: Operation, text: bytes) -> tuple[int, int, int, bytes]:
         if self._process is None:
             self._process = await _start()
         writer, reader = self._process.stdin, self._process.stdout
         assert writer
         assert reader
-        writer.writelines([REQUEST.pack(operation, len(one), len(other)), one, other])
+        writer.writelines([REQUEST.pack(operation, len(text)), text])
         await writer.drain()
         kind, first, second = ANSWER.unpack(await reader.readexactly(ANSWER.size))
         has_text = kind in (Kind.TEXT, Kind.NOT_JSON, Kind.NO_INPUT)

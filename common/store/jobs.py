@@ -32,7 +32,8 @@ _CANCEL = Script("cancel")
 
 class Submission(NamedTuple):
     """A job to be: `input` is JSON text; with `watch` this process is notified of its end; it expires `deadline_us` from
-    now; `key` is the digest of an Idempotency-Key, `trace` the request's trace context (see `common.tracing`)."""
+    now; `key` is the digest of an Idempotency-Key, `trace` the request's trace context (see `common.tracing`). With a
+    `digest` of it, the input is dropped at the end."""
 
     id: str
     input: bytes
@@ -40,6 +41,7 @@ class Submission(NamedTuple):
     deadline_us: int | None = None
     key: str = ""
     trace: str = ""
+    digest: str = ""
 
 
 class SubmitReply(NamedTuple):
@@ -91,7 +93,7 @@ class Jobs:
         args: list[Any] = [self._session.queue_limit(p), self._session.name]
         for s in submissions:
             deadline_us = "" if s.deadline_us is None else s.deadline_us
-            args += (s.id, s.input, "1" if s.watch else "", deadline_us, s.key, s.trace)
+            args += (s.id, s.input, "1" if s.watch else "", deadline_us, s.key, s.trace, s.digest)
         link = self._session.link("submit", p)
         durable = True
         if self._wait is None:
@@ -113,5 +115,6 @@ class Jobs:
 
 
 def _state(reply: list[bytes]) -> JobState:
-    status, input_, fault, payload, queue_us, predict_us = reply
-    return JobState(STATUS_OF[status], input_, fault.decode(), payload, int(queue_us), int(predict_us))
+    status, input_, fault, payload, queue_us, predict_us, digest = reply
+    times = int(queue_us), int(predict_us)
+    return JobState(STATUS_OF[status], input_, fault.decode(), payload, *times, digest.decode())

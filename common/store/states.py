@@ -50,7 +50,8 @@ class Fault(StrEnum):
 
 class JobState(NamedTuple):
     """A job as a waiter sees it. `payload` is the result's JSON or the error sentence's, b"" if it is not final
-    (or, in an announcement, too large to travel). `input` is None in announcements."""
+    (or, in an announcement, too large to travel). `input` is None in announcements, and where it was dropped at the end;
+    then `digest` is that of its value."""
 
     status: Status
     input: bytes | None = None
@@ -58,6 +59,7 @@ class JobState(NamedTuple):
     payload: bytes = b""
     queue_us: int = 0
     predict_us: int = 0
+    digest: str = ""
 
     @property
     def final(self) -> bool:

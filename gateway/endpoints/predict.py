@@ -78,7 +78,10 @@ class Predictions:
         seen = scope["observation"]
         seen.prediction_id = prediction_id
         watch = options.wait_s != 0
-        request = Submission(prediction_id, input_, watch, options.deadline_us, options.key, seen.trace)
+        digest = "" if self._gateway.settings.keep_input else await self._gateway.json.value_digest(input_)
+        request = Submission(
+            prediction_id, input_, watch, options.deadline_us, options.key, seen.trace, digest
+        )
         state: JobState | Notice | bool | None = None
         with Waiter(self._gateway, prediction_id) as waiter:
             submitted = await self._submit(request)
@@ -129,7 +132,7 @@ class Predictions:
             known = await self._gateway.jobs.read(submitted.id)
             if known is None:  # its time was over in between: the id is free
                 return await self._submit(submission)
-            if not await self._gateway.json.same_value(known.input or b"", submission.input):
+            if not await self._same_input(known, submission):
                 which = "Idempotency-Key" if submission.key else "prediction ID"
                 sentence = f"This {which} was used with another input: use a new one."
                 raise HttpError(422, sentence, prediction_id=submitted.id)
@@ -142,6 +145,11 @@ class Predictions:
             headers = id_headers(submitted.id, self._gateway.location(submitted.id))
             raise _sync_error(503, sentence, submitted.id, headers)
         return submitted
+
+    async def _same_input(self, known: JobState, submission: Submission) -> bool:
+        digest = self._gateway.json.value_digest
+        before = known.digest if known.input is None else await digest(known.input)  # None: dropped at its end
+        return before == await digest(submission.input)
 
     async def _wait(
         self, waiter: Waiter, receive: Receive, options: RequestOptions

@@ -1,6 +1,7 @@
 -- Put in front of every transition. KEYS[1] is the jobs stream and ARGV[1] the partition's tag in each of them.
 -- All of a job's state is the hash {fP}:job:<id>; its fields:
---   input      JSON text, as the client sent it
+--   input      JSON text, as the client sent it; gone from a final job that has a digest
+--   digest     of the input's value, by which a repeat is known; only with KEEP_INPUT=false
 --   status     queued | processing | succeeded | failed | cancelled | expired
 --   created, started, finished   µs since the epoch, the server's clock
 --   attempt    deliveries so far
@@ -48,7 +49,7 @@ local now_text = text(now)
 local function load_job(id)
   local key = tag .. ':job:' .. id
   local command = { 'HMGET', key, 'status', 'owner', 'attempt', 'entry', 'watchers', 'created', 'started', 'deadline',
-    'alarm', 'idem' }
+    'alarm', 'idem', 'digest' }
   local fields = redis.pcall(unpack(command))
   if fields.err then
     -- what somebody else put under a job's key is no job, and must not keep a script from the others
@@ -57,7 +58,7 @@ local function load_job(id)
   return {
     id = id, key = key, status = fields[1], owner = fields[2], attempt = tonumber(fields[3] or 0), entry = fields[4],
     watchers = fields[5], created = fields[6], started = fields[7], deadline = tonumber(fields[8]),
-    alarm = fields[9], idem = fields[10], live = fields[1] == 'queued' or fields[1] == 'processing',
+    alarm = fields[9], idem = fields[10], digest = fields[11], live = fields[1] == 'queued' or fields[1] == 'processing',
   }
 end
 
@@ -127,6 +128,7 @@ local function finalize(job, status, fault, payload, ttl, predict)
     redis.call('HSET', job.key, 'status', status, 'error', payload, 'finished', now_text, 'predict', predict,
       'watchers', '', 'fault', fault)
   end
+  if job.digest then redis.call('HDEL', job.key, 'input') end
   redis.call('EXPIRE', job.key, ttl)
   if job.idem then redis.call('EXPIRE', tag .. ':key:' .. job.idem, ttl) end
   if job.alarm then redis.call('ZREM', alarms, job.id) end
@@ -171,6 +173,7 @@ end
 -- Keeps a job that was given up for people to look at: beyond its TTL, but no more than `limit` of them, nor DEAD_BYTES.
 local function add_dead_letter(job, sentence, attempts, traceback, limit)
   remove_dead_letter(job.id)
+  job.digest = nil -- it keeps its input: `revive` compares the two
   local input = redis.call('HGET', job.key, 'input')
   local entry = redis.call('XADD', dead, '*', 'id', job.id, 'input', input, 'error', sentence,
     'attempts', attempts, 'processor', job.owner or '', 'traceback', traceback)

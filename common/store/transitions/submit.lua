@@ -1,10 +1,10 @@
 -- ARGV tag, limit, gateway, then for each job: id, input, watch ('1' or ''), deadline (µs from now or ''),
--- idem ('' or a digest), trace ('' or a trace context)
+-- idem ('' or a digest), trace ('' or a trace context), digest (of the input, which is then dropped at the end; or '')
 -- Replies for each job: queued | known (same id or key, same input) | conflict | full, then the id, which is another
 -- one than was sent if the key is known.
 -- Repeating it is harmless. It may not run out of memory (no allow-oom): a job is stored whole or refused.
 local limit, gateway = tonumber(ARGV[2]), ARGV[3]
-local FIELDS = 6
+local FIELDS = 7
 local job_keys = {}
 for at = 4, #ARGV, FIELDS do job_keys[#job_keys + 1] = tag .. ':job:' .. ARGV[at] end
 -- usually none of the jobs exists, and one call tells; `made`: an id may come twice in one call
@@ -13,19 +13,27 @@ local before, places = redis.call('ZCARD', unfinished), {}
 -- entries of cancelled jobs stay until a processor meets them, so without one they need a limit of their own
 local entries = redis.call('XLEN', jobs)
 local replies = {}
+
+-- Whether the job exists, and whether that is its input.
+local function look(id, input, digest)
+  local there = redis.call('HMGET', tag .. ':job:' .. id, 'input', 'digest')
+  return there[1] or there[2], there[1] == input or (there[2] and there[2] == digest)
+end
+
 for at = 4, #ARGV, FIELDS do
   local id, input, deadline, idem = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 3]), ARGV[at + 4]
   local first = idem ~= '' and redis.call('GET', tag .. ':key:' .. idem)
-  local known
+  local digest = ARGV[at + 6]
+  local known, same
   if first then
-    known = redis.call('HGET', tag .. ':job:' .. first, 'input')
+    known, same = look(first, input, digest)
     if known then id = first end
   elseif any_known or made[id] then
-    known = redis.call('HGET', tag .. ':job:' .. id, 'input')
+    known, same = look(id, input, digest)
   end
   local decision
   if known then
-    decision = known == input and 'known' or 'conflict'
+    decision = same and 'known' or 'conflict'
   elseif before + number >= limit or entries + number >= 2 * limit then
     decision = 'full'
   else
@@ -44,6 +52,10 @@ for at = 4, #ARGV, FIELDS do
     if ARGV[at + 5] ~= '' then
       fields[#fields + 1] = 'trace'
       fields[#fields + 1] = ARGV[at + 5]
+    end
+    if digest ~= '' then
+      fields[#fields + 1] = 'digest'
+      fields[#fields + 1] = digest
     end
     if deadline then
       fields[#fields + 1] = 'deadline'
