@@ -96,6 +96,7 @@ class CommonSettings(BaseSettings):
     key_prefix: Annotated[str, AfterValidator(_key_prefix)] = ""
     result_ttl_s: Annotated[int, Field(ge=1)] = 3600
     max_queue: Annotated[int, Field(ge=1)] = 100_000
+    max_queue_bytes: Annotated[int, Field(ge=0)] = 0
     max_attempts: Annotated[int, Field(ge=1)] = 3
     partitions: Annotated[int, Field(ge=1, le=256)] = 1
     drain_s: Seconds = 25.0

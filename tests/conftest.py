@@ -118,6 +118,11 @@ def leftovers(client: Any) -> list[str]:
         found.append(f"{client.zcard(alarms)} alarms in {alarms}")
     for unfinished in sorted(client.scan_iter("*:unfinished:*")):
         found.append(f"{client.zcard(unfinished)} jobs in {unfinished}")
+    for counts in sorted(client.scan_iter("*:counts:*")):
+        if not client.exists(counts.replace(":counts:", ":unfinished:")) and client.hget(
+            counts, "bytes"
+        ) not in (None, "0"):
+            found.append(f"{client.hget(counts, 'bytes')} bytes in {counts}")
     for key in sorted(client.scan_iter("*:key:*")):
         if client.ttl(key) == -1:
             found.append(f"{key} without a TTL")

@@ -64,15 +64,15 @@ class DeadLetters:
     async def revive(self, prediction_id: str) -> str:
         """Queue its job again; "queued", "unknown", "known" (it is not failed: somebody submitted it again) or "full"."""
         p = self._session.partition_of(prediction_id)
-        limit = self._session.queue_limit(p)
-        reply = await _REVIVE(self._session.link("control", p), prediction_id, limit)
+        limits = self._session.queue_limit(p), self._session.byte_limit(p)
+        reply = await _REVIVE(self._session.link("control", p), prediction_id, *limits)
         with understood():
             return str(reply.decode())
 
     async def forget(self, prediction_id: str) -> bool:
         """Delete a dead letter; False if there is none."""
         p = self._session.partition_of(prediction_id)
-        reply: bytes = await _REVIVE(self._session.link("control", p), prediction_id, "")
+        reply: bytes = await _REVIVE(self._session.link("control", p), prediction_id, "", "")
         return reply == b"forgotten"
 
 

@@ -90,7 +90,7 @@ class Jobs:
             return str(reply.decode())
 
     async def _submit(self, p: int, submissions: list[Submission]) -> list[SubmitReply]:
-        args: list[Any] = [self._session.queue_limit(p), self._session.name]
+        args: list[Any] = [self._session.queue_limit(p), self._session.byte_limit(p), self._session.name]
         for s in submissions:
             deadline_us = "" if s.deadline_us is None else s.deadline_us
             args += (s.id, s.input, "1" if s.watch else "", deadline_us, s.key, s.trace, s.digest)

@@ -16,6 +16,8 @@ from common.store.connections.subscription import Subscription
 #: How far a submission must get before it counts as accepted: into the server, into one replica, onto the disk.
 Durability = Literal["server", "replicated", "fsync"]
 
+UNLIMITED = 1 << 52  # bytes; Lua's numbers are exact up to there
+
 
 class Session:
     """`name` is a gateway's channel, or a processor's consumer and channel."""
@@ -28,6 +30,7 @@ class Session:
         partitions: int = 1,
         result_ttl_s: int = 3600,
         max_queue: int = 100_000,
+        max_queue_bytes: int = 0,
         max_attempts: int = 3,
         durability: Durability = "server",
         key_prefix: str = "",
@@ -39,6 +42,7 @@ class Session:
         self.max_attempts = max_attempts
         self.durability: Durability = durability
         self._max_queue = max_queue
+        self._max_queue_bytes = max_queue_bytes or UNLIMITED
         self._connections = Connections(url, key_prefix)
 
     @classmethod
@@ -51,6 +55,7 @@ class Session:
             partitions=settings.partitions,
             result_ttl_s=settings.result_ttl_s,
             max_queue=settings.max_queue,
+            max_queue_bytes=settings.max_queue_bytes,
             max_attempts=settings.max_attempts,
             durability=durability,
             key_prefix=settings.key_prefix,
@@ -74,7 +79,14 @@ class Session:
 
     def queue_limit(self, partition: int) -> int:
         """Each partition keeps its share of max_queue: ids are random, so the shares fill evenly."""
-        share, rest = divmod(self._max_queue, self.partitions)
+        return self._share(self._max_queue, partition)
+
+    def byte_limit(self, partition: int) -> int:
+        """Its share of max_queue_bytes, for all inputs that wait or run."""
+        return self._share(self._max_queue_bytes, partition)
+
+    def _share(self, whole: int, partition: int) -> int:
+        share, rest = divmod(whole, self.partitions)
         return share + (partition < rest)
 
     async def on_every_partition(self, call: Callable[[int], Awaitable[Any]]) -> list[Any]:

@@ -78,6 +78,7 @@ class Predictions:
         seen = scope["observation"]
         seen.prediction_id = prediction_id
         watch = options.wait_s != 0
+        self._check_size(prediction_id, len(input_))
         digest = "" if self._gateway.settings.keep_input else await self._gateway.json.value_digest(input_)
         request = Submission(
             prediction_id, input_, watch, options.deadline_us, options.key, seen.trace, digest
@@ -119,6 +120,17 @@ class Predictions:
             # the client is gone, and nobody else wants it
             await self._gateway.jobs.cancel(prediction_id, CANCELLED_HUNG_UP, only_mine=True)
 
+    def _check_size(self, prediction_id: str, size: int) -> None:
+        """Raises HttpError 413 for an input that finds no room even in an empty queue."""
+        session = self._gateway.session
+        limit = session.byte_limit(session.partition_of(prediction_id))
+        if size > limit:
+            sentence = (
+                f"The input has {size} bytes, and the queue takes {limit} at most (MAX_QUEUE_BYTES): "
+                "send a smaller one."
+            )
+            raise HttpError(413, sentence)
+
     async def _submit(self, submission: Submission) -> SubmitReply:
         """Queued or known. Raises HttpError 422, 429, and 503 if it is not as safe as it should be."""
         try:
@@ -148,8 +160,9 @@ class Predictions:
 
     async def _same_input(self, known: JobState, submission: Submission) -> bool:
         digest = self._gateway.json.value_digest
-        before = known.digest if known.input is None else await digest(known.input)  # None: dropped at its end
-        return before == await digest(submission.input)
+        if known.input is None:  # it was dropped at the end
+            return known.digest == await digest(submission.input)
+        return await digest(known.input) == await digest(submission.input)
 
     async def _wait(
         self, waiter: Waiter, receive: Receive, options: RequestOptions

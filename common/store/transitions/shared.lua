@@ -73,6 +73,7 @@ end
 
 local outbox = {} -- watcher → lines
 local ended, finalized = {}, {} -- ids of the jobs that became final; status → how many of them came to it
+local freed = 0 -- bytes of inputs that are unfinished no longer; {fP}:counts has the sum of those that are
 
 -- Queue one line for each watcher. One line is: id status [fault queue_µs predict_µs payload]
 local function notify(watchers, final, line)
@@ -92,6 +93,7 @@ local function flush()
     redis.call('HINCRBY', counts, status, number)
   end
   if #ended > 0 then redis.call('ZREM', unfinished, unpack(ended)) end
+  if freed ~= 0 then redis.call('HINCRBY', counts, 'bytes', -freed) end
   for name, lines in pairs(outbox) do
     redis.call('SPUBLISH', tag .. ':relay:' .. name, table.concat(lines, '\n'))
   end
@@ -102,6 +104,12 @@ local function totals()
   local numbers = redis.call('HMGET', counts, 'succeeded', 'failed', 'cancelled', 'expired', 'given_up')
   for at = 1, #numbers do numbers[at] = tonumber(numbers[at] or 0) end
   return { redis.call('ZCARD', unfinished), unpack(numbers) }
+end
+
+-- Bytes of the inputs of all unfinished jobs, of which there are `number`. What keys had that were deleted by hand is
+-- forgotten when none is left.
+local function unfinished_bytes(number)
+  return number > 0 and tonumber(redis.call('HGET', counts, 'bytes') or 0) or 0
 end
 
 local function set_alarm(job, time)
@@ -128,6 +136,7 @@ local function finalize(job, status, fault, payload, ttl, predict)
     redis.call('HSET', job.key, 'status', status, 'error', payload, 'finished', now_text, 'predict', predict,
       'watchers', '', 'fault', fault)
   end
+  freed = freed + redis.call('HSTRLEN', job.key, 'input')
   if job.digest then redis.call('HDEL', job.key, 'input') end
   redis.call('EXPIRE', job.key, ttl)
   if job.idem then redis.call('EXPIRE', tag .. ':key:' .. job.idem, ttl) end

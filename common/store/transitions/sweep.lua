@@ -47,7 +47,10 @@ local function mend(id)
   local job = load_job(id)
   if not job.live then
     redis.call('ZREM', unfinished, id)
-    if job.status then redis.call('EXPIRE', job.key, ttl, 'NX') end
+    if job.status then
+      freed = freed + redis.call('HSTRLEN', job.key, 'input')
+      redis.call('EXPIRE', job.key, ttl, 'NX')
+    end
   elseif has_place(job) then
     if job.deadline and not redis.call('ZSCORE', alarms, id) then set_alarm(job, job.deadline) end
   elseif job.status == 'queued' or long_ago(redis.call('HGET', job.key, 'renewed') or job.started) then
@@ -68,9 +71,12 @@ else
   local page = redis.call('XRANGE', jobs, from, '+', 'COUNT', count)
   for _, entry in ipairs(page) do
     local job = load_job(entry[2][2])
-    if job.live and job.entry == entry[1] then redis.call('ZADD', unfinished, 'NX', job.created, job.id) end
+    if job.live and job.entry == entry[1] and redis.call('ZADD', unfinished, 'NX', job.created, job.id) == 1 then
+      freed = freed - redis.call('HSTRLEN', job.key, 'input')
+    end
   end
   if #page == tonumber(count) then following = 'entry (' .. page[#page][1] end
 end
 flush()
+if redis.call('ZCARD', unfinished) == 0 then redis.call('HSET', counts, 'bytes', 0) end -- see `unfinished_bytes`
 return { following or '', again }
