@@ -154,7 +154,7 @@ class Claims:
             reader.clock.learn(now)
         if latest is not None and now > latest:
             raise ClockJumped(
-                "Redis' clock has stepped forward: nothing is taken over for the time of a lease."
+                "Redis' clock has stepped forward, or it answers late: for a lease nothing is taken over."
             )
         return jobs
 

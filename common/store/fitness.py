@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import structlog
 
-from common.errors import StoreError, StoreMisconfigured
+from common.errors import StoreMisconfigured
 from common.store.connections.errors import translate, understood
 from common.store.session import Session
 
@@ -62,9 +62,8 @@ class Fitness:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._found: dict[
-            int, tuple[str, dict[Unfit, str]]
-        ] = {}  # partition → its server, and what is wrong with that
+        # partition → its server, and what is wrong with that
+        self._found: dict[int, tuple[str, dict[Unfit, str]]] = {}
         self._opened: dict[int, int] = {}  # partition → the connection that was looked through
         self._said: set[tuple[str, Unfit]] = set()
         self._refused_until = 0.0
@@ -111,8 +110,6 @@ class Fitness:
 
     def _cannot_look(self, error: Exception) -> None:
         """That the server is away is for others to say; a missing right is said once."""
-        if not isinstance(error, StoreError):
-            raise error
         if isinstance(error, StoreMisconfigured) and not self._blind:
             self._blind = True
             log.warning("nobody watches how Redis is set up", why=str(error))

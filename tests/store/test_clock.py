@@ -193,3 +193,20 @@ async def test_how_long_the_oldest_has_waited_is_right_for_who_came_after_a_step
         return ((await gateway.queue.measure()).oldest_s or 0) > 0.01
 
     await eventually(has_waited)
+
+
+@pytest.mark.parametrize("gone", ["group", "stream"])
+async def test_a_ring_after_a_step_back_needs_no_queue(
+    gateway: Store, raw: Any, clock: MovableClock, gone: str
+) -> None:
+    """What is due is done while nobody has made the group again."""
+    prediction_id = new_id()
+    await gateway.jobs.submit(Submission(prediction_id, b"1", deadline_us=1))
+    raw.delete(keys.jobs(0)) if gone == "stream" else raw.xgroup_destroy(keys.jobs(0), keys.GROUP)
+    clock.step(-HOUR)
+
+    async def expired() -> bool:
+        await gateway.queue.ring()
+        return await status(gateway, prediction_id) == Status.EXPIRED
+
+    await eventually(expired)

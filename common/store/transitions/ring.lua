@@ -10,7 +10,8 @@ local NOTE = 1000000 -- the time is noted so often (µs); a step back by less ma
 local function restart_leases()
   local from, page = '-', nil
   repeat
-    page = redis.call('XPENDING', jobs, GROUP, from, '+', 1000)
+    page = redis.pcall('XPENDING', jobs, GROUP, from, '+', 1000)
+    if page.err then return end -- there is no stream or no group, so nobody has anything
     for _, pending in ipairs(page) do
       if pending[3] == 0 then redis.call('XCLAIM', jobs, GROUP, pending[2], 0, pending[1], 'JUSTID') end
       from = '(' .. pending[1]
@@ -19,7 +20,7 @@ local function restart_leases()
 end
 
 local function step_back(by)
-  if redis.call('EXISTS', jobs) == 1 then restart_leases() end
+  restart_leases()
   local due = redis.call('ZRANGE', alarms, 0, -1, 'WITHSCORES')
   for at = 1, #due, 2 do
     redis.call('ZADD', alarms, text(due[at + 1] - by), due[at])
