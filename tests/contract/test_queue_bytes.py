@@ -11,7 +11,7 @@ pytestmark = pytest.mark.leaves_jobs("there is no processor")
 
 
 def test_429_when_the_bytes_are_used_up(start: Callable[..., Local]) -> None:
-    api = start(MAX_QUEUE_BYTES=100)
+    api = start(PARTITIONS=1, MAX_QUEUE_BYTES=100)
     large = "x" * 58  # 60 bytes with its quotes
     accepted(api.post(large, {"Async-Mode": "true"}))
     answer = api.post(large)
@@ -22,7 +22,7 @@ def test_429_when_the_bytes_are_used_up(start: Callable[..., Local]) -> None:
 
 
 def test_413_for_one_that_would_never_find_room(start: Callable[..., Local]) -> None:
-    api = start(model=PATIENT, MAX_QUEUE_BYTES=100)
+    api = start(model=PATIENT, PARTITIONS=1, MAX_QUEUE_BYTES=100)
     sentence = refused(api.post("x" * 99), 413)
     assert (
         sentence
