@@ -26,6 +26,12 @@ def _acknowledge(raw: Any, prediction_id: str) -> None:
     raw.xack(STREAM, keys.GROUP, entry)
 
 
+@pytest.fixture
+def partitions() -> int:
+    """One, unless a test asks for more: most look at its keys."""
+    return 1
+
+
 DAMAGES: dict[str, Damage] = {
     "the stream is deleted": lambda raw, _: raw.delete(STREAM),
     "the stream is trimmed": lambda raw, _: raw.xtrim(STREAM, maxlen=0, approximate=False),
@@ -110,6 +116,7 @@ class TestPlace:
         assert await a.store.claims.sweep(silent_s=0.0) == 0
         assert raw.zscore(ALARMS, prediction_id) == due
 
+    @pytest.mark.parametrize("partitions", [1, 4])
     async def test_of_more_than_one_page_none_is_missed(
         self, gateway: Store, a: Processor, raw: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
