@@ -12,6 +12,7 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from common.http.lingering import LingeringClose
 from common.http.server_state import SharedServerState, TimedConnection
 
 MAX_HEAD_BYTES = 1 << 16  # request line and headers, give or take one read
@@ -76,7 +77,8 @@ class JsonHttpProtocol(HttpToolsProtocol, TimedConnection):
         self._waits_for: object = None
         self._since = self.loop.time()
         self._received_before = 0
-        super().connection_made(cast(asyncio.Transport, CoalescedWrites(transport, self.loop)))
+        lingering = cast(asyncio.Transport, LingeringClose(transport, self.loop, self._in_body))
+        super().connection_made(cast(asyncio.Transport, CoalescedWrites(lingering, self.loop)))
         if len(self.connections) > self.server_state.max_connections:
             self._refuse(503, "This gateway has too many connections: try again later.", retry_after_s=1)
         self.server_state.sweep_later()
