@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from common.addresses import parse_network
 from common.env_file import check_env_file
 from common.errors import StartFault
 from common.store.connections.redis_url import parse_url
@@ -44,8 +45,19 @@ def entries(text: str) -> list[str]:
 List = Annotated[str, AfterValidator(_list)]
 
 
+def _proxies(text: str) -> str:
+    for entry in entries(text):
+        if entry != "*" and not parse_network(entry):
+            raise ValueError(f"has {entry!r}, which is no address, no network such as 10.0.0.0/8, and not *")
+    return text
+
+
+#: A path that can stand in front of others.
+ROOT_PATH = re.compile(r"(/[\w.~!$&'()*+,;=:@%-]+)+/?", re.ASCII)
+
+
 def _root_path(text: str) -> str:
-    if text and not re.fullmatch(r"(/[\w.~!$&'()*+,;=:@%-]+)+/?", text, re.ASCII):
+    if text and not ROOT_PATH.fullmatch(text):
         raise ValueError("is not a path such as /foretell")
     return text.rstrip("/")
 
@@ -121,6 +133,7 @@ class GatewaySettings(CommonSettings):
     allowed_origins: List = ""
     root_path: Annotated[str, AfterValidator(_root_path)] = ""
     compress: bool = True
+    trusted_proxies: Annotated[List, AfterValidator(_proxies)] = ""
     access_log: bool = False
 
 

@@ -26,6 +26,7 @@ from gateway.errors import (
 from gateway.gateway import Gateway
 from gateway.observed import Observed
 from gateway.paths import OtherPaths
+from gateway.proxies import Proxies
 from gateway.security import guarded
 
 
@@ -62,4 +63,5 @@ def make_app(gateway: Gateway) -> ASGIApp:
     app.router.default = OtherPaths(app.router)
     settings = gateway.settings
     inside = guarded(app, api_keys=gateway.client_keys, origins=entries(settings.allowed_origins))
-    return Observed(inside, gateway.tracing, access_log=settings.access_log)
+    observed = Observed(inside, gateway.tracing, access_log=settings.access_log)
+    return Proxies(observed, trusted=entries(settings.trusted_proxies), root_path=settings.root_path)

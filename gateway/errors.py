@@ -86,7 +86,11 @@ async def routing_error(request: Request, error: Exception) -> Response:
         allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
         sentence = f"{request.method} is not possible here: use {allowed}."
         return _answer(request, HttpError(405, sentence, headers={"Allow": allowed}))
-    return _answer(request, HttpError(error.status_code, "There is nothing at this path: see POST /predict."))
+    sentence = "There is nothing at this path: see POST /predict."
+    prefix = request.scope["asked"].prefix
+    if prefix and request.scope["path"].startswith(f"{prefix}/"):
+        sentence = f"There is nothing at this path: the proxy must remove {prefix} from its beginning."
+    return _answer(request, HttpError(error.status_code, sentence))
 
 
 async def unexpected_error(request: Request, error: Exception) -> Response:

@@ -63,7 +63,6 @@ class Gateway:
         clients, admins = entries(settings.api_keys), entries(settings.admin_api_keys)
         self.client_keys = ApiKeys(clients + admins if clients else [])
         self.operators = Operators(ApiKeys(admins), ApiKeys(clients))
-        self._predictions = f"{settings.root_path}/predict/"
         self._in_flight = InFlight(settings.max_in_flight)
         self.ids = keys.new_ids(settings.partitions)
         self.started = False  # the server was checked and the relay hears: predictions may be taken
@@ -83,10 +82,6 @@ class Gateway:
         """Around every request for a prediction. Raises StoreUnavailable and HttpError 503."""
         self.check_started()
         return self._in_flight
-
-    def location(self, prediction_id: str) -> str:
-        """Where a client reads it."""
-        return self._predictions + prediction_id
 
     async def readiness(self) -> str | None:
         """None, or one sentence why this gateway should get no requests now. Raises ForetellError for Redis."""

@@ -32,7 +32,7 @@ class Observation:
 
 
 class Observed:
-    """The outermost layer. What no handler answers (a client that hung up, a WebSocket that was accepted) is not seen."""
+    """The outermost layer but one. What no handler answers (a client that hung up, a WebSocket that was accepted) is not seen."""
 
     def __init__(self, app: ASGIApp, tracing: Tracing, *, access_log: bool) -> None:
         self._app = app
@@ -55,7 +55,7 @@ class Observed:
         about = {
             "http.request.method": scope["method"],
             "url.path": scope["path"],
-            "url.scheme": scope["scheme"],
+            "url.scheme": scope["asked"].scheme,
         }
         seen.span = self._tracing.begin(scope["method"], "SERVER", seen.trace, about)
         if seen.span:
@@ -76,7 +76,9 @@ class Observed:
                 code=seen.code,
                 ms=round(seconds * 1000, 3),
                 **_known(
-                    client=_address(scope), prediction_id=seen.prediction_id, trace_id=trace_id(seen.trace)
+                    client=scope["asked"].client,
+                    prediction_id=seen.prediction_id,
+                    trace_id=trace_id(seen.trace),
                 ),
             )
         if seen.span:
@@ -86,11 +88,6 @@ class Observed:
                 seen.span.set_attribute("foretell.prediction.id", seen.prediction_id)
             if seen.code >= 500:
                 fail(seen.span, "")
-
-
-def _address(scope: Scope) -> str:
-    """Of whoever connected: behind a proxy, the proxy's. Empty on a Unix socket."""
-    return scope["client"][0] if scope.get("client") else ""
 
 
 def _known(**words: str) -> dict[str, str]:

@@ -110,34 +110,46 @@ class OriginCheck:
     def _may(self, scope: Scope, origin: bytes) -> bool:
         if scope["type"] == "http" and scope["method"] in SAFE_METHODS:
             return True
-        return b"*" in self._allowed or origin in self._allowed or _same_origin(scope["headers"], origin)
+        return b"*" in self._allowed or origin in self._allowed or _same_origin(scope, origin)
 
 
 def _foreign(scope: Scope, origin: bytes) -> str:
-    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    page = _quoted(origin.decode("latin-1"))
+    asked = " or ".join(_quoted(host) for host in _asked_hosts(scope))
     return (
-        f"The page's Origin {_quoted(origin)} is not the Host that was asked, {_quoted(host)}: add the origin to "
-        "ALLOWED_ORIGINS, or let the proxy pass on the Host with its port (nginx: proxy_set_header Host $http_host)."
+        f"The page's Origin {page} is not the Host that was asked, {asked}: add the origin to ALLOWED_ORIGINS, or "
+        "let the proxy pass on the Host with its port (nginx: proxy_set_header Host $http_host)."
     )
 
 
-def _quoted(value: bytes) -> str:
-    return f"'{value[:200].decode('latin-1')}'"
+def _quoted(value: str) -> str:
+    return f"'{value[:200]}'"
 
 
-def _same_origin(headers: Headers, origin: bytes) -> bool:
+def _same_origin(scope: Scope, origin: bytes) -> bool:
     """By host and port alone: behind a proxy that ends TLS nobody here knows the scheme."""
+    if (b"sec-fetch-site", b"same-origin") in scope["headers"]:
+        return True  # the browser's own word, which no page can change, whatever a proxy has made of Host
+    scheme, _, page = origin.decode("latin-1").lower().partition("://")
+    default = {"http": 80, "https": 443}.get(scheme)
+    place = _place(page, default)
+    return place is not None and any(_place(host, default) == place for host in _asked_hosts(scope))
+
+
+def _place(authority: str, default: int | None) -> tuple[str, int] | None:
+    """Host and port. None: it is no authority, or of no scheme that pages have."""
     try:
-        page = urlsplit(origin.decode("ascii").lower())
-        default = {"http": 80, "https": 443}.get(page.scheme)
-        asked = urlsplit(
-            "//" + next(value for name, value in headers if name == b"host").decode("ascii").lower()
-        )
-        return bool(default and page.hostname) and (
-            (page.hostname, page.port or default) == (asked.hostname, asked.port or default)
-        )
-    except (ValueError, StopIteration):
-        return False
+        parts = urlsplit("//" + authority.lower())
+        host, port = parts.hostname, parts.port or default
+    except ValueError:
+        return None
+    return (host, port) if host and port and default else None
+
+
+def _asked_hosts(scope: Scope) -> list[str]:
+    """Every name under which the client may have asked: a proxy may have changed one."""
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    return [host, *scope["asked"].hosts]
 
 
 class KeyCheck:

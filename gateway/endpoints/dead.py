@@ -11,6 +11,7 @@ from common.store.states import Status
 from gateway.answers import accepted_body, answer, id_headers, status_header
 from gateway.errors import HttpError, queue_full
 from gateway.gateway import Gateway
+from gateway.proxies import location
 from gateway.requests import query_value, read_limit
 
 _PLACE = re.compile(r"[0-9]{1,3}-[1-9][0-9]{0,14}-[0-9]{1,15}")
@@ -91,7 +92,7 @@ class DeadRetry:
             raise HttpError(409, sentence, prediction_id=prediction_id)
         if word == "full":
             raise queue_full(self._gateway.clock.retry_after_s())
-        headers = id_headers(prediction_id, self._gateway.location(prediction_id))
+        headers = id_headers(prediction_id, location(scope, prediction_id))
         headers.append(status_header(Status.QUEUED))
         await answer(scope, send, 202, accepted_body(prediction_id), headers)
 

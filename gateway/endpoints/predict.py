@@ -20,6 +20,7 @@ from gateway.answers import (
 )
 from gateway.errors import ALREADY_FINISHED, CODE_OF_FAULT, NOT_FOUND, HttpError, queue_full
 from gateway.gateway import Gateway
+from gateway.proxies import location
 from gateway.relay import Notice
 from gateway.requests import (
     RequestOptions,
@@ -85,14 +86,15 @@ class Predictions:
         )
         state: JobState | Notice | bool | None = None
         with Waiter(self._gateway, prediction_id) as waiter:
-            submitted = await self._submit(request)
+            submitted = await self._submit(scope, request)
             if submitted.decision == "queued" and request.watch:
                 waiter.known()
                 state = await self._wait(waiter, receive, options)
         prediction_id = seen.prediction_id = submitted.id
         if submitted.decision == "known" and request.watch:
             state = await self._join(prediction_id, receive, options)
-        headers = id_headers(prediction_id, self._gateway.location(prediction_id))
+        where = location(scope, prediction_id)
+        headers = id_headers(prediction_id, where)
         if options.applied:
             headers.append((b"preference-applied", options.applied))
         if isinstance(state, JobState):
@@ -104,14 +106,10 @@ class Predictions:
             headers.append(status_header(now.status if now else Status.QUEUED))
             await answer(scope, send, 202, accepted_body(prediction_id), headers)
         elif state is None:
-            sentence = (
-                f"No result within {self._wait_s:g} s: read it at {self._gateway.location(prediction_id)}."
-            )
+            sentence = f"No result within {self._wait_s:g} s: read it at {where}."
             raise _sync_error(504, sentence, prediction_id, headers)
         elif state is Notice.STOPPING:
-            sentence = (
-                f"This gateway is stopping: read the result at {self._gateway.location(prediction_id)}."
-            )
+            sentence = f"This gateway is stopping: read the result at {where}."
             raise _sync_error(503, sentence, prediction_id, headers)
         elif state is Notice.LOST:
             sentence = "The prediction was lost with the job store's data: send it again."
@@ -131,7 +129,7 @@ class Predictions:
             )
             raise HttpError(413, sentence)
 
-    async def _submit(self, submission: Submission) -> SubmitReply:
+    async def _submit(self, scope: Scope, submission: Submission) -> SubmitReply:
         """Queued or known. Raises HttpError 422, 429, and 503 if it is not as safe as it should be."""
         try:
             submitted = await self._gateway.jobs.submit(submission)
@@ -143,18 +141,19 @@ class Predictions:
         if submitted.decision == "conflict":
             known = await self._gateway.jobs.read(submitted.id)
             if known is None:  # its time was over in between: the id is free
-                return await self._submit(submission)
+                return await self._submit(scope, submission)
             if not await self._same_input(known, submission):
                 which = "Idempotency-Key" if submission.key else "prediction ID"
                 sentence = f"This {which} was used with another input: use a new one."
                 raise HttpError(422, sentence, prediction_id=submitted.id)
             submitted = submitted._replace(decision="known")
         if not submitted.durable:
+            where = location(scope, submitted.id)
             sentence = (
                 "The prediction is queued but not yet as safe as DURABILITY asks: it may still run, "
-                f"read it at {self._gateway.location(submitted.id)}."
+                f"read it at {where}."
             )
-            headers = id_headers(submitted.id, self._gateway.location(submitted.id))
+            headers = id_headers(submitted.id, where)
             raise _sync_error(503, sentence, submitted.id, headers)
         return submitted
 
