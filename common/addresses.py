@@ -20,6 +20,11 @@ def parse_address(text: str) -> Address | None:
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
+def host_port(host: str, port: int) -> str:
+    """As in a URL: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def parse_network(text: str) -> Network | None:
     """An address is the network of itself alone. None: it is neither."""
     try:

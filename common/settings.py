@@ -112,6 +112,7 @@ class CommonSettings(BaseSettings):
     max_attempts: Annotated[int, Field(ge=1)] = 3
     partitions: Annotated[int, Field(ge=1, le=256)] = 1
     drain_s: Seconds = 25.0
+    host: str = "::"
     log_level: LogLevel = "info"
     log_format: LogFormat | None = None
 
@@ -119,7 +120,6 @@ class CommonSettings(BaseSettings):
 class GatewaySettings(CommonSettings):
     """The gateway's own."""
 
-    host: str = "0.0.0.0"
     port: Port = 8080
     sync_wait_s: Seconds = 30.0
     max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20

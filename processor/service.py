@@ -56,7 +56,7 @@ async def serve(settings: ProcessorSettings, stop: asyncio.Event) -> None:
 
     Raises StartFault for a taken port, ModelFault for a model that cannot be served, StoreMisconfigured.
     """
-    listener = bind("0.0.0.0", settings.probe_port, variable="PROBE_PORT")
+    listener = bind(settings.host, settings.probe_port, variable="PROBE_PORT")
     processor = Processor(settings, Tracing.from_environment("processor"))
     probes = make_server(Starlette(routes=probe_routes(processor.readiness)))
     async with asyncio.TaskGroup() as group:

@@ -22,8 +22,9 @@ if __name__ == "__main__":
     begin()
 
 with lean_imports():
+    from common.addresses import host_port
     from common.errors import ForetellError, StartFault
-    from common.http.listener import bind
+    from common.http.listener import bind, local
     from common.settings import GatewaySettings, ProcessorSettings, read_settings
     from tools.child_process import ending, start_child
     from tools.embedded_server import EmbeddedServer, free_port
@@ -35,7 +36,6 @@ NEWS_S = 10.0
 POLL_S = 0.1
 KILL_AFTER_S = 5.0  # past DRAIN_S: who is still there then has broken its word
 EXAMPLE = '{"input": "Bonjour tout le monde"}'
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class Stop(Exception):
@@ -67,19 +67,21 @@ class Part(Protocol):
 
 
 class Service:
-    """`python -m <name>`, which tells at `address` whether it is ready."""
+    """`python -m <name>`, which tells at `port` of one of `hosts` whether it is ready."""
 
     def __init__(
         self,
         name: str,
-        address: tuple[str, int],
+        hosts: Sequence[str],
+        port: int,
         *,
         env: dict[str, str],
         drain_s: float,
         signals: StopSignals,
     ) -> None:
         self.name = name
-        self._address = address
+        self._hosts = hosts
+        self._port = port
         self._drain_s = drain_s
         self._signals = signals
         self._was_ready = False
@@ -96,9 +98,9 @@ class Service:
 
     def why_not_ready(self) -> str | None:
         self.check()
-        why = why_not_ready(*self._address)
-        self._was_ready = why is None
-        return why
+        reasons = [why_not_ready(host, self._port) for host in self._hosts]
+        self._was_ready = None in reasons
+        return None if self._was_ready else reasons[0]
 
     def stop(self) -> None:
         """Ask, wait as long as it may drain, then insist. Raises StartFault when it did not end well."""
@@ -131,12 +133,9 @@ def run(signals: StopSignals) -> None:
             parts.append(server)
             wait_until_ready(server, parts, signals)
             env["REDIS_URL"] = server.url
-        addresses = {
-            "processor": ("127.0.0.1", probe_port),
-            "gateway": (ANY_ADDRESS.get(gateway.host, gateway.host), port),
-        }
-        for name, address in addresses.items():
-            service = Service(name, address, env=env, drain_s=gateway.drain_s, signals=signals)
+        hosts = local(gateway.host)
+        for name, its_port in (("processor", probe_port), ("gateway", port)):
+            service = Service(name, hosts, its_port, env=env, drain_s=gateway.drain_s, signals=signals)
             stack.callback(service.stop)
             parts.append(service)
         for part in list(parts):
@@ -156,7 +155,7 @@ def choose_ports(gateway: GatewaySettings, processor: ProcessorSettings) -> tupl
         listener.listen()  # one that is only bound would not keep the next from binding the same
         port = listener.getsockname()[1]
         try:
-            with bind("0.0.0.0", processor.probe_port, variable="PROBE_PORT") as probe:
+            with bind(processor.host, processor.probe_port, variable="PROBE_PORT") as probe:
                 return port, probe.getsockname()[1]
         except StartFault:
             if "probe_port" in processor.model_fields_set:
@@ -187,8 +186,7 @@ def pause(parts: Sequence[Part], signals: StopSignals) -> None:
 
 
 def announce(host: str, port: int, model: str) -> None:
-    shown = "localhost" if host in ANY_ADDRESS else f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{port}"
+    url = f"http://{host_port(host if local(host) == (host,) else 'localhost', port)}"
     say(f"\nForetell serves {model} at {url}\n")
     say(f"  curl {url}/predict -H 'Content-Type: application/json' -d '{EXAMPLE}'\n\nCtrl-C stops it.\n")
 

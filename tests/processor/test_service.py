@@ -54,11 +54,11 @@ class TestStart:
 
     def test_a_taken_port_is_one_line(self, services: Services) -> None:
         with socket.socket() as taken:
-            taken.bind(("0.0.0.0", 0))
+            taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = taken.getsockname()[1]
             code, lines = last_words(services.processor(wait=False, PROBE_PORT=port))
-        assert lines == [f"PROBE_PORT {port} on 0.0.0.0 cannot be used: Address already in use."]
+        assert lines == [f"PROBE_PORT {port} on 127.0.0.1 cannot be used: Address already in use."]
         assert code == 1
 
     def test_a_password_never_shows(self, services: Services) -> None:

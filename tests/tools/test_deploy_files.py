@@ -138,7 +138,7 @@ def test_the_example_of_an_env_file_is_enough_and_settings_in_it_reach_the_servi
     for name in OURS:
         environment = services[name]["environment"]
         assert environment["LEASE_S"] == "7"
-        assert (environment["HOST"], environment["PORT"]) == ("0.0.0.0", "8080"), "PORT is the published one"
+        assert (environment["HOST"], environment["PORT"]) == ("::", "8080"), "PORT is the published one"
         assert services[name]["stop_grace_period"] in ("1m10s", "70s", "10s60s")
     assert [port["published"] for port in services["gateway"]["ports"]] == ["9000"]
 

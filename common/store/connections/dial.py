@@ -17,6 +17,7 @@ from redis.asyncio.connection import parse_url as connection_settings
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from common.addresses import host_port
 from common.store.connections.errors import in_words, refused
 from common.store.connections.redis_url import Address, RedisUrl
 from common.store.connections.url_options import check_files
@@ -112,7 +113,7 @@ def _hint(connection: Connection, error: BaseException) -> str:
 
 def place_of(connection: Connection) -> str:
     """Where it leads, for people."""
-    return getattr(connection, "path", "") or "{}:{}".format(*address_of(connection))
+    return getattr(connection, "path", "") or host_port(*address_of(connection))
 
 
 def address_of(connection: Connection) -> Address:

@@ -9,6 +9,7 @@ import asyncio
 from redis import exceptions
 from redis.asyncio import Connection
 
+from common.addresses import host_port
 from common.store.connections.dial import ASK_S, Dial, address_of, ask
 from common.store.connections.errors import in_words, refused
 from common.store.connections.one_server import OneServer
@@ -42,7 +43,7 @@ class Sentinels(OneServer):
         connection = await self._dial(primary, protocol=protocol)
         try:
             if b"role:master" not in await ask(connection, "INFO", "replication"):
-                raise exceptions.ConnectionError(f"{primary[0]}:{primary[1]} is a replica")
+                raise exceptions.ConnectionError(f"{host_port(*primary)} is a replica")
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
