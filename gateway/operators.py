@@ -4,11 +4,11 @@ Without any keys these are the people at this very machine. A proxy in front mak
 web page can make a browser ask from there under a name of its own: so no header of a proxy, and no other Host or Origin.
 """
 
-from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
+from common.addresses import parse_address
 from gateway.api_keys import CHALLENGE, HOW_TO_SEND, ApiKeys
 from gateway.errors import HttpError
 
@@ -59,12 +59,5 @@ def _names_loopback(text: str, *, scheme: bool) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    # a socket that listens on both sees 127.0.0.1 as ::ffff:127.0.0.1
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address).is_loopback
+    address = parse_address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
