@@ -17,6 +17,8 @@ def begin() -> None:
         signal.signal(number, _end)
     filled = _fill_descriptors()
     OUT.closed_at_start, ERR.closed_at_start = 1 in filled, 2 in filled
+    OUT.prepare()
+    ERR.prepare()
     sys.stdout, sys.stderr = OUT, ERR
 
 

@@ -1,9 +1,13 @@
 """Log lines that cannot be written cost nothing but themselves, whatever is the matter with the standard streams."""
 
+import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
+import tty
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from common.log_stream import LogStream
+from common.log_stream import PATIENCE_MS, LogStream
 from tests.conftest import wait_until
 from tests.services import ROOT, Service
 from tools.http_probe import get
@@ -121,7 +125,9 @@ def is_ready(port: int) -> bool:
 def pipe() -> Iterator[tuple[int, LogStream]]:
     """The end to read, and the stream."""
     reader, writer = os.pipe()
-    yield reader, LogStream(writer)
+    stream = LogStream(writer)
+    stream.prepare()
+    yield reader, stream
     os.close(reader)
     os.close(writer)
 
@@ -149,6 +155,72 @@ def read(reader: int) -> list[str]:
             text += os.read(reader, 1 << 16)
         except BlockingIOError:
             return text.decode().splitlines(keepends=True)
+
+
+def ends(work: Callable[[], object]) -> bool:
+    """Whether it does not wait for ever."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(30)
+    return not thread.is_alive()
+
+
+@pytest.mark.parametrize("length", [50, 700, 5000])
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_terminal_that_nobody_reads_holds_nobody_up(length: int, raw: bool) -> None:
+    master, terminal = os.openpty()
+    if raw:
+        tty.setraw(terminal)
+    stream = LogStream(terminal)
+    stream.prepare()
+    assert ends(lambda: [stream.write(f"{'x' * length}\n") for _ in range(2000)])
+    assert stream.dropped_lines > 0
+    os.close(master)
+    os.close(terminal)
+
+
+def test_a_pipe_that_another_process_fills_first_holds_nobody_up(
+    pipe: tuple[int, LogStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All three of `make run` write to one pipe."""
+    _, stream = pipe
+    other = os.open(f"/proc/self/fd/{stream.fileno()}", os.O_WRONLY | os.O_NONBLOCK)
+
+    class LatePoll:
+        def register(self, descriptor: int, events: int) -> None: ...
+
+        def poll(self, timeout: float) -> bool:
+            with contextlib.suppress(BlockingIOError):
+                while os.write(other, bytes(4096)):
+                    ...
+            return True
+
+    monkeypatch.setattr(select, "poll", LatePoll)
+    assert ends(lambda: stream.write("line\n"))
+    assert stream.dropped_lines == 1
+    os.close(other)
+
+
+def test_the_pipe_of_others_stays_as_it_was(pipe: tuple[int, LogStream]) -> None:
+    assert os.get_blocking(pipe[1].fileno())
+
+
+def test_a_reader_that_is_slow_slows_nobody_down(pipe: tuple[int, LogStream]) -> None:
+    """It takes a page whenever the stream has waited for it a little: each wait would be worth it, all are too many."""
+    reader, stream = pipe
+    done = threading.Event()
+
+    def read_slowly() -> None:
+        while not done.wait(PATIENCE_MS / 5 / 1000):
+            os.read(reader, 4096)
+
+    thread = threading.Thread(target=read_slowly)
+    thread.start()
+    for _ in range(300):
+        stream.write(f"{'x' * 4000}\n")
+    done.set()
+    thread.join()
+    assert stream.dropped_lines > 0
 
 
 @pytest.mark.parametrize("text", ["\ud800", "é", "", "a\nb", "\0"])
