@@ -31,9 +31,15 @@ def run_service(name: str, kind: type[Settings], serve: Serve[Settings]) -> int:
 
     async def main() -> None:
         stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        # not by the loop, whose end would give SIGTERM back its default action, the death of the process
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve(settings, stop)
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+        try:
+            await serve(settings, stop)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)  # so would the end of Python
 
     try:
         settings = read_settings(kind)

@@ -9,7 +9,7 @@ import structlog
 from starlette.applications import Starlette
 
 from common.entry import stop_or_end
-from common.errors import StoreError
+from common.errors import ModelFault, StoreError
 from common.http.listener import bind
 from common.http.probes import probe_routes
 from common.http.server import make_server
@@ -77,9 +77,14 @@ async def serve(settings: ProcessorSettings, stop: asyncio.Event) -> None:
 
 
 async def _work(stop: asyncio.Event, processor: Processor) -> None:
-    async with asyncio.TaskGroup() as group:
-        for model in processor.models:
-            group.create_task(model.start(), name="load the model")
+    try:
+        async with asyncio.TaskGroup() as group:
+            for model in processor.models:
+                group.create_task(model.start(), name="load the model")
+    except* ModelFault:
+        if not stop.is_set():
+            raise
+        # who stops us may have stopped the model process too, before it knew how to take that
     if await processor.queue.prepare_when_up(stop):
         worker = Worker(processor.session, processor.models, processor.settings, processor.tracing)
         processor.worker = worker
