@@ -6,6 +6,7 @@ is its own, stdout and stderr are read by the processor and go to the log.
 
 import contextlib
 import ctypes
+import io
 import os
 import signal
 import socket
@@ -37,6 +38,7 @@ _PR_SET_PDEATHSIG = 1
 def main(descriptor: int, spec: str) -> int:
     _die_with_parent()
     _ignore_signals()
+    _take_any_text()
     with socket.socket(fileno=descriptor) as channel:
         _keep_from_children(channel)
         try:
@@ -67,6 +69,13 @@ def _ignore_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
         signal.siginterrupt(number, False)
+
+
+def _take_any_text() -> None:
+    """What the model prints must not fail its prediction, whatever the characters and PYTHONIOENCODING."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _keep_from_children(channel: socket.socket) -> None:

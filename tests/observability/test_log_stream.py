@@ -19,7 +19,7 @@ import pytest
 
 from common.log_stream import PATIENCE_MS, LogStream
 from tests.conftest import wait_until
-from tests.services import ROOT, Service
+from tests.services import ROOT, Service, Services
 from tools.http_probe import get
 from tools.ports import free_port
 
@@ -86,6 +86,24 @@ def test_predictions_go_on_and_what_was_dropped_is_counted(start: Start, tmp_pat
         assert client.post("/predict", json={"input": "raise"}).status_code == 500
     for service in (gateway, processor):
         assert service.metrics()[DROPPED] > 0
+
+
+@pytest.mark.parametrize("encoding", ["", "ascii"])
+def test_a_model_may_print_any_text(services: Services, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "model.py").write_text(
+        dedent("""
+            import sys
+            def predict(input):
+                print(chr(input)), print(chr(input), file=sys.stderr)
+                return input
+        """)
+    )
+    gateway = services.gateway()
+    processor = services.processor(f"{tmp_path}/model.py:predict", PYTHONIOENCODING=encoding)
+    with httpx2.Client(base_url=gateway.url, timeout=30, trust_env=False) as client:
+        for text in "aé\ud800\U0001f600\0":
+            assert client.post("/predict", json={"input": ord(text)}).json()["result"] == ord(text)
+    wait_until(lambda: processor.log.count("\\\\ud800") == 2)
 
 
 @each_fault
