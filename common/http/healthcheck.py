@@ -9,6 +9,7 @@ import socket
 import sys
 
 from common.http.listener import ANY, local
+from common.log_stream import LogStream
 
 PORTS = {"gateway": ("PORT", "8080"), "processor": ("PROBE_PORT", "8081")}
 TIMEOUT_S = 4.0
@@ -39,4 +40,5 @@ def ask(host: str, port: int, path: str) -> str:
 
 
 if __name__ == "__main__":
+    sys.stdout = LogStream(1)
     sys.exit(main(*sys.argv[1:]))

@@ -32,6 +32,14 @@ def test_a_gateway_without_redis_is_alive_and_not_ready(start_gateway: Callable[
     assert ask("gateway", "/readyz", PORT=str(gateway.port)).returncode == 1
 
 
+def test_what_it_says_need_not_be_written(start_gateway: Callable[..., Service]) -> None:
+    """A full disk makes nobody unwell."""
+    command = [sys.executable, "-m", "common.http.healthcheck", "gateway", "/livez"]
+    with open("/dev/full", "w") as full:
+        port = str(start_gateway().port)
+        assert subprocess.run(command, cwd=ROOT, env={"PORT": port}, stdout=full, timeout=60).returncode == 0
+
+
 @pytest.mark.parametrize("name", ["gateway", "processor"])
 def test_where_nobody_answers_it_says_so(name: str) -> None:
     port = str(free_port())
