@@ -1,6 +1,6 @@
 """The framed messages between a processor and its model processes, over a socket pair, never over stdout.
 
-A frame is a big-endian header of two u32 (bytes that follow, items), then one u8 u32 u32 (kind, µs, bytes) per item,
+A frame is a big-endian header of u64 and u32 (bytes that follow, items), then one u8 u32 u32 (kind, µs, bytes) per item,
 then the items' bytes. No pickle: a model process can corrupt nothing but its own results.
 """
 
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-HEADER = struct.Struct("!II")
+HEADER = struct.Struct("!QI")
+ITEM = struct.Struct("!BII")
 LARGE_BYTES = 1 << 18
-_ITEM = struct.Struct("!BII")
 
 
 class Kind(IntEnum):
@@ -36,10 +36,10 @@ class Item(NamedTuple):
 
 def pack(items: Sequence[Item]) -> list[bytes]:
     """A frame, in one piece unless it is large: to copy 40 MB takes as long as many predictions."""
-    heads = [_ITEM.pack(kind, min(us, 0xFFFFFFFF), len(data)) for kind, us, data in items]
+    heads = [ITEM.pack(kind, min(us, 0xFFFFFFFF), len(data)) for kind, us, data in items]
     size = sum(len(data) for _, _, data in items)
     pieces = [
-        HEADER.pack(len(items) * _ITEM.size + size, len(items)),
+        HEADER.pack(len(items) * ITEM.size + size, len(items)),
         *heads,
         *[data for _, _, data in items],
     ]
@@ -49,8 +49,8 @@ def pack(items: Sequence[Item]) -> list[bytes]:
 def unpack(count: int, frame: bytes) -> list[Item]:
     """The `count` items of what follows a header."""
     items = []
-    at = count * _ITEM.size
-    for kind, us, length in _ITEM.iter_unpack(frame[:at]):
+    at = count * ITEM.size
+    for kind, us, length in ITEM.iter_unpack(frame[:at]):
         items.append(Item(kind, us, frame[at : at + length]))
         at += length
     return items

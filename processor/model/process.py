@@ -22,13 +22,14 @@ import structlog
 
 from common.errors import ModelFault
 from common.settings import SECRETS
-from processor.model.frames import HEADER, LARGE_BYTES, Item, Kind, pack, unpack
+from processor.model.frames import HEADER, ITEM, Item, Kind, pack, unpack
 
 log = structlog.get_logger("foretell")
 
 SETUP_LIMIT_S = 3600.0  # loading weights may take long, but not for ever
 STOP_LIMIT_S = 5.0  # for the user's teardown
 LINE_LIMIT = 8192
+WHOLE_BYTES = 1 << 22  # a frame up to here is read as one: it is copied twice, in two milliseconds
 
 
 class State(Enum):
@@ -145,12 +146,19 @@ class ModelProcess:
     async def _receive(self) -> list[Item]:
         try:
             size, count = HEADER.unpack(await self._reader.readexactly(HEADER.size))
-            frame = await self._reader.readexactly(size)
-            if size > LARGE_BYTES:
-                await asyncio.sleep(0)  # it was copied, and is copied again: others are served in between
-            return unpack(count, frame)
+            if size <= WHOLE_BYTES:
+                return unpack(count, await self._reader.readexactly(size))
+            return await self._receive_large(count)
         except (asyncio.IncompleteReadError, OSError):
             raise ModelDied(await self._describe_exit()) from None
+
+    async def _receive_large(self, count: int) -> list[Item]:
+        """Item by item, so that each is copied once and alone: others are served in between."""
+        items = []
+        for kind, us, length in ITEM.iter_unpack(await self._reader.readexactly(count * ITEM.size)):
+            items.append(Item(kind, us, await self._reader.readexactly(length)))
+            await asyncio.sleep(0)
+        return items
 
     async def _describe_exit(self) -> str:
         await self._end(grace_s=1.0)  # its socket closes a moment before it is gone

@@ -21,3 +21,11 @@ def test_round_trip(sent: list[Item]) -> None:
 def test_a_time_above_an_hour_is_cut_and_not_an_error() -> None:
     (item,) = unpack(1, b"".join(pack([Item(Kind.RESULT, 2**40, b"1")]))[HEADER.size :])
     assert item == Item(Kind.RESULT, 2**32 - 1, b"1")
+
+
+def test_many_large_items_are_one_frame_however_large() -> None:
+    large = bytes(1 << 24)
+    head = pack([Item(Kind.INPUT, 0, large)] * 300)[0]
+    size, count = HEADER.unpack(head)
+    assert count == 300
+    assert size > 300 * len(large) > 1 << 32
