@@ -9,6 +9,7 @@ from common.errors import StoreError, StoreFull
 from common.http.probes import probe_routes
 from common.json_text import NoInput, NotJson
 from common.settings import entries
+from gateway.compression import encoded
 from gateway.endpoints.dead import DeadPrediction, DeadPredictions, DeadRetry
 from gateway.endpoints.predict import Prediction, Predictions
 from gateway.endpoints.queue import Queues, Waiting
@@ -46,7 +47,7 @@ def make_app(gateway: Gateway) -> ASGIApp:
             Route("/dead/{prediction_id}", DeadPrediction(gateway), methods=["DELETE"]),
             Route("/dead/{prediction_id}/retry", DeadRetry(gateway), methods=["POST"]),
             WebSocketRoute("/ws/predict/{prediction_id}", PredictionSocket(gateway)),
-            *probe_routes(gateway.readiness, gateway.measure, gateway.notice),
+            *probe_routes(gateway.readiness, gateway.measure, gateway.notice, encoded),
         ],
         exception_handlers={
             HttpError: http_error,

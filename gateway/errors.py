@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.store.states import Fault
+from gateway.compression import encoded
 
 log = structlog.get_logger("foretell")
 
@@ -48,36 +49,37 @@ def queue_full(retry_after_s: int) -> HttpError:
     return HttpError(429, sentence, headers={"Retry-After": str(retry_after_s)})
 
 
-def _answer(request: Request, error: HttpError) -> Response:
+async def _answer(request: Request, error: HttpError) -> Response:
     body = {"error": error.sentence}
     if error.prediction_id:
         body["prediction_id"] = error.prediction_id
     request.scope["observation"].code = error.code
     headers = {"Cache-Control": "no-store", **error.headers}
-    return Response(orjson.dumps(body), error.code, headers, media_type="application/json")
+    response = Response(orjson.dumps(body), error.code, headers, media_type="application/json")
+    return await encoded(request, response)
 
 
 async def http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HttpError)
-    return _answer(request, error)
+    return await _answer(request, error)
 
 
 async def not_json(request: Request, error: Exception) -> Response:
-    return _answer(request, HttpError(400, str(error)))
+    return await _answer(request, HttpError(400, str(error)))
 
 
 async def no_input(request: Request, error: Exception) -> Response:
-    return _answer(request, HttpError(422, str(error)))
+    return await _answer(request, HttpError(422, str(error)))
 
 
 async def store_unavailable(request: Request, error: Exception) -> Response:
     sentence = "The job store is not available: try again in a moment."
-    return _answer(request, HttpError(503, sentence, headers={"Retry-After": "1"}))
+    return await _answer(request, HttpError(503, sentence, headers={"Retry-After": "1"}))
 
 
 async def store_full(request: Request, error: Exception) -> Response:
     sentence = "The job store's memory is full and nothing was accepted: try again later."
-    return _answer(request, HttpError(503, sentence, headers={"Retry-After": "10"}))
+    return await _answer(request, HttpError(503, sentence, headers={"Retry-After": "10"}))
 
 
 async def routing_error(request: Request, error: Exception) -> Response:
@@ -85,14 +87,14 @@ async def routing_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
         sentence = f"{request.method} is not possible here: use {allowed}."
-        return _answer(request, HttpError(405, sentence, headers={"Allow": allowed}))
+        return await _answer(request, HttpError(405, sentence, headers={"Allow": allowed}))
     sentence = "There is nothing at this path: see POST /predict."
     prefix = request.scope["asked"].prefix
     if prefix and request.scope["path"].startswith(f"{prefix}/"):
         sentence = f"There is nothing at this path: the proxy must remove {prefix} from its beginning."
-    return _answer(request, HttpError(error.status_code, sentence))
+    return await _answer(request, HttpError(error.status_code, sentence))
 
 
 async def unexpected_error(request: Request, error: Exception) -> Response:
     log.error("unexpected error", path=request.url.path, exc_info=error)
-    return _answer(request, HttpError(500, "Foretell failed to answer: the gateway's log says why."))
+    return await _answer(request, HttpError(500, "Foretell failed to answer: the gateway's log says why."))

@@ -29,12 +29,23 @@ Measuring = Callable[[], Awaitable[None]]
 Notice = Callable[[], str | None]
 
 
+#: Called with each page of metrics, gives what is sent.
+Encoding = Callable[[Request, Response], Awaitable[Response]]
+
+
 async def _nothing() -> None:
     pass
 
 
+async def _as_it_is(request: Request, response: Response) -> Response:
+    return response
+
+
 def probe_routes(
-    readiness: Readiness, measure: Measuring = _nothing, notice: Notice = lambda: None
+    readiness: Readiness,
+    measure: Measuring = _nothing,
+    notice: Notice = lambda: None,
+    encoded: Encoding = _as_it_is,
 ) -> list[Route]:
     logged: str | None = None
 
@@ -59,6 +70,6 @@ def probe_routes(
 
     async def metrics(request: Request) -> Response:
         await measure()
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return await encoded(request, Response(generate_latest(), media_type=CONTENT_TYPE_LATEST))
 
     return [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]

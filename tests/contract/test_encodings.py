@@ -8,6 +8,7 @@ import subprocess
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,7 +163,7 @@ def raw_answer(api: Local, path: str, accepted: str | None) -> tuple[dict[str, s
 
 
 @pytest.mark.parametrize(
-    "accepted", ["gzip", "GZIP", "x-gzip", "br;q=1.0, gzip;q=0.8, *;q=0.1", "gzip;q=0.001", "*", "deflate, gzip ; q=1", "identity;q=0, gzip"]
+    "accepted", ["gzip", "GZIP", "x-gzip", "br;q=1.0, gzip;q=0.8, *;q=0.1", "gzip;q=0.001", "*", "deflate, gzip ; q=1", "identity;q=0, gzip", "gzip;q=0.5, identity;q=0.5", "identity;q=0.1, *"]
 )  # fmt: skip
 def test_an_answer_above_1_kib_is_gzip_for_who_accepts_it(echo: Local, large: str, accepted: str) -> None:
     headers, body = raw_answer(echo, large, accepted)
@@ -175,13 +176,53 @@ def test_an_answer_above_1_kib_is_gzip_for_who_accepts_it(echo: Local, large: st
 
 
 @pytest.mark.parametrize(
-    "accepted", [None, "", "identity", "br", "gzip;q=0", "gzip;q=0.000, *", "*;q=0", "gzip;q=0.0,*;q=0.0"]
+    "accepted",
+    [
+        None,
+        "",
+        "identity",
+        "br",
+        "gzip;q=0",
+        "gzip;q=0.000, *",
+        "*;q=0",
+        "gzip;q=0.0,*;q=0.0",
+        "gzip;\tq=0",
+        "gzip;q=0.5, identity",
+        "identity;q=1, *;q=0.5",
+    ],
 )
 def test_it_is_plain_for_who_does_not(echo: Local, large: str, accepted: str | None) -> None:
     headers, body = raw_answer(echo, large, accepted)
     assert "content-encoding" not in headers
     assert headers["vary"] == "accept-encoding"
     assert json.loads(body)["output"]["result"] == "y" * 2000
+
+
+@pytest.fixture
+def failing(start: Callable[..., Local], tmp_path: Path) -> Local:
+    model = tmp_path / "failing.py"
+    model.write_text("def predict(input):\n    raise ValueError(input)\n")
+    return start(model=f"{model}:predict")
+
+
+def test_a_large_error_is_gzip_too(failing: Local) -> None:
+    headers = {"Accept-Encoding": "gzip"}
+    answer = failing.http.post("/predict", json={"input": "z" * 1500}, headers=headers)
+    assert "z" * 1500 in refused(answer, 500, prediction_id=answer.headers["prediction-id"])
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.headers["vary"] == "accept-encoding"
+    assert int(answer.headers["content-length"]) < 1000
+    plain = failing.http.post("/predict", json={"input": "z" * 1500}, headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.json()["error"] == answer.json()["error"]
+
+
+def test_the_metrics_are_gzip_too(echo: Local) -> None:
+    headers, body = raw_answer(echo, "/metrics", "gzip")
+    assert headers["content-encoding"] == "gzip"
+    assert int(headers["content-length"]) == len(body)
+    assert b"foretell_" in gzip.decompress(body)
+    assert "content-encoding" not in raw_answer(echo, "/metrics", None)[0]
 
 
 def test_a_small_answer_is_plain(echo: Local) -> None:
