@@ -38,7 +38,7 @@ PROGRAMS = (
 )
 VARIABLES = r"(?:[A-Z_]+=\S+ )*"
 COMMAND = re.compile(rf"{VARIABLES}(?:{'|'.join(map(re.escape, PROGRAMS))}) .*", re.DOTALL)
-LANGUAGES = {"", "console", "dockerfile", "json", "mermaid", "python", "yaml"}
+LANGUAGES = {"", "console", "dockerfile", "json", "mermaid", "nginx", "python", "yaml"}
 #: How the blocks begin that have no language and are no commands, and who proves them.
 NO_COMMANDS = {
     "common/": "the folders: test_architecture.py",
