@@ -18,7 +18,10 @@ from tools.ports import free_port
 MOMENTS = ("pydantic_core", "uvloop", "orjson", "hiredis")
 AS_PID_1 = ("unshare", "--pid", "--fork", "--kill-child")
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how far a start is")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how far a start is"),
+]
 
 
 def may_be_pid_1() -> bool:

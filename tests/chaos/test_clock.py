@@ -16,6 +16,8 @@ from tests.conftest import eventually
 from tests.services import MOODY, Services, running_services
 from tools.embedded_server import EmbeddedServer
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600
 LEASE = {"LEASE_S": 3}
 

@@ -13,6 +13,8 @@ from tests.services import ECHO, Service, Services, running_services
 from tools.embedded_server import EmbeddedServer
 from tools.redis_topologies import ClusterSet
 
+pytestmark = pytest.mark.slow
+
 EVICTS = "Redis would evict jobs (maxmemory-policy allkeys-lru): set maxmemory-policy noeviction."
 NO_FILE = "Redis keeps no append-only file"
 FULL = "The job store's memory is full"

@@ -17,6 +17,8 @@ from tests.services import ECHO, Service, running_services
 from tools.embedded_server import EmbeddedServer
 from tools.ports import free_port
 
+pytestmark = pytest.mark.slow
+
 START_S = 30
 
 

@@ -64,6 +64,7 @@ def start(redis_url: str, tmp_path: Path) -> Iterator[Start]:
         yield start_one
 
 
+@pytest.mark.slow
 @each_fault
 def test_predictions_go_on_and_what_was_dropped_is_counted(start: Start, tmp_path: Path, fault: str) -> None:
     (tmp_path / "model.py").write_text(
@@ -106,6 +107,7 @@ def test_a_model_may_print_any_text(services: Services, tmp_path: Path, encoding
     wait_until(lambda: processor.log.count("\\\\ud800") == 2)
 
 
+@pytest.mark.slow
 @each_fault
 def test_a_start_that_fails_has_its_usual_exit_code(start: Start, tmp_path: Path, fault: str) -> None:
     for name, settings in (("gateway", {"MAX_QUEUE": "-1"}), ("processor", {"MODEL": "nowhere.py:model"})):

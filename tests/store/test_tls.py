@@ -16,7 +16,10 @@ from tests.store.conftest import MakeStore
 from tests.tls import TlsSentinel, TlsServer, tls_binary
 from tools.embedded_server import EmbeddedServer
 
-pytestmark = pytest.mark.leaves_jobs("no job is submitted to a server that another test looks at")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.leaves_jobs("no job is submitted to a server that another test looks at"),
+]
 
 
 @pytest.fixture(scope="module")

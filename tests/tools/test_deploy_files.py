@@ -25,6 +25,8 @@ from tools.child_process import start_child
 from tools.embedded_server import EmbeddedServer
 from tools.ports import free_port
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

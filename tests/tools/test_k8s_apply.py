@@ -21,6 +21,8 @@ import yaml
 from tests.tools.manifests import ROOT, TARGETS, Resource, containers, rendered
 from tools import k8s_check
 
+pytestmark = pytest.mark.slow
+
 APPLY_S = 60
 #: Kinds that belong to no namespace.
 GLOBAL = {"Namespace"}
