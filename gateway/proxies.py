@@ -99,7 +99,7 @@ def location(scope: Scope, prediction_id: str) -> str:
     """Where a client reads it, as a reference that leads there from the URL that the client asked for."""
     asked: Asked = scope["asked"]
     path = f"/predict/{prediction_id}"
-    if asked.prefix is None and any(name in CUT_OFF for name, _ in scope["headers"]):
+    if asked.prefix is None and not CUT_OFF.isdisjoint([name for name, _ in scope["headers"]]):
         deep: int = scope["raw_path"].count(b"/") - 1
         return "../" * deep + path[1:]
     return (asked.prefix or "") + path

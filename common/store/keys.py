@@ -8,7 +8,7 @@
 | {fP}:graves:<model>  | hash   | the entry in it of each id                                             |
 | {fP}:alarms:<model>  | sorted set | jobs with a deadline or a delayed retry, by that time              |
 | {fP}:unfinished:<model> | sorted set | jobs that wait or run, by the time when they were accepted  |
-| {fP}:counts:<model>  | hash   | how many ever: accepted, each final status, given_up; unfinished bytes |
+| {fP}:counts:<model>  | hash   | how many ever: each final status, given_up; unfinished bytes           |
 | {fP}:key:<digest>    | string | the id of the job that came with this Idempotency-Key; lives as long   |
 | {fP}:relay:<name>    | shard channel | announcements for one gateway or one processor                  |
 

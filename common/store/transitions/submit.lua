@@ -73,11 +73,8 @@ for at = 5, #ARGV, FIELDS do
   replies[#replies + 1] = decision
   replies[#replies + 1] = id
 end
--- also by 0: a WAIT or WAITAOF behind this call waits for a write of this connection, and what is known must be
--- as durable as what is new
-redis.call('HINCRBY', counts, 'accepted', number)
-if number > 0 then
-  redis.call('ZADD', unfinished, unpack(places))
-  redis.call('HSET', counts, 'bytes', text(bytes_before + bytes))
-end
+if number > 0 then redis.call('ZADD', unfinished, unpack(places)) end
+-- also without a change: a WAIT or WAITAOF behind this call waits for a write of this connection, and what is known must
+-- be as durable as what is new
+redis.call('HSET', counts, 'bytes', text(bytes_before + bytes))
 return replies
