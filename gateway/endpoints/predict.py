@@ -50,6 +50,7 @@ class Predictions:
         self._gateway = gateway
         self._limit = gateway.settings.max_body_bytes
         self._wait_s = gateway.settings.sync_wait_s
+        self._least_room = min(map(gateway.session.byte_limit, range(gateway.session.partitions)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._gateway.admit():
@@ -79,7 +80,8 @@ class Predictions:
         seen = scope["observation"]
         seen.prediction_id = prediction_id
         watch = options.wait_s != 0
-        self._check_size(prediction_id, len(input_))
+        if len(input_) > self._least_room:
+            self._check_size(prediction_id, len(input_))
         digest = "" if self._gateway.settings.keep_input else await self._gateway.json.value_digest(input_)
         request = Submission(
             prediction_id, input_, watch, options.deadline_us, options.key, seen.trace, digest

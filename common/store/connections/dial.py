@@ -69,7 +69,10 @@ async def send(connection: Connection, commands: Sequence[Command]) -> None:
 def _packed(command: Command) -> list[bytes]:
     """What the command is on the wire. hiredis packs small ones five times faster than redis-py's own encoder, but copies
     a large argument again and again: 450 ms for 40 MB, so those are sent from where they are."""
-    if not any(isinstance(part, bytes) and len(part) > LARGE_BYTES for part in command):
+    for part in command:  # in half the time that any() takes, for each command of each prediction
+        if isinstance(part, bytes) and len(part) > LARGE_BYTES:
+            break
+    else:
         return [pack_command(tuple(command))]
     pieces = [b"*%d\r\n" % len(command)]
     for part in command:
