@@ -4,6 +4,7 @@ Each service has its own class, so that it knows nothing of the other's settings
 in docs/operations.md, and a test keeps the two equal.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -34,6 +35,11 @@ def _list(text: str) -> str:
     if text and not all(parts):
         raise ValueError("has an empty entry between its commas")
     return ",".join(parts)
+
+
+def environment_without_secrets() -> dict[str, str]:
+    """For a process that has no business to know them."""
+    return {name: value for name, value in os.environ.items() if name.upper() not in SECRETS}
 
 
 def entries(text: str) -> list[str]:

@@ -5,7 +5,6 @@ The process is started for the first large text. One that dies, or takes too lon
 """
 
 import asyncio
-import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from contextlib import suppress
@@ -13,7 +12,7 @@ from contextlib import suppress
 import structlog
 
 from common.json_text import NoInput, NotJson, input_of, value_digest
-from common.settings import SECRETS
+from common.settings import environment_without_secrets
 from gateway.errors import HttpError
 from gateway.json_child import ANSWER, REQUEST, Kind, Operation
 
@@ -98,7 +97,7 @@ async def _start() -> Process:
         stdout=PIPE,
         stderr=DEVNULL,
         start_new_session=True,  # a terminal's Ctrl-C is for us
-        env={name: value for name, value in os.environ.items() if name.upper() not in SECRETS},
+        env=environment_without_secrets(),
     )
 
 

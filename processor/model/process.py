@@ -21,7 +21,7 @@ import orjson
 import structlog
 
 from common.errors import ModelFault
-from common.settings import SECRETS
+from common.settings import environment_without_secrets
 from processor.model.frames import HEADER, ITEM, Item, Kind, pack, unpack
 
 log = structlog.get_logger("foretell")
@@ -74,7 +74,7 @@ class ModelProcess:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,  # a group of its own, see _end
-                env={name: value for name, value in os.environ.items() if name.upper() not in SECRETS},
+                env=environment_without_secrets(),
                 pass_fds=(theirs.fileno(),),
             )
         self._prints = [
