@@ -72,9 +72,8 @@ class Proxies:
     def _asked(self, scope: Scope, peer: str) -> Asked:
         said = _read(scope)
         scheme = said.schemes[0].lower() if said.schemes else ""
-        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
         hosts = said.hosts[:MAX_HOPS]
-        with_ports = [f"{name}:{port}" for name in hosts or [host] for port in said.ports[:1]]
+        with_ports = [f"{name}:{port}" for name in hosts or [host_header(scope)] for port in said.ports[:1]]
         return Asked(
             client=self._client(peer, said.hops),
             scheme=scheme if scheme in ("http", "https") else scope["scheme"],
@@ -93,6 +92,10 @@ class Proxies:
             if not self._trusts(address):
                 break
         return client
+
+
+def host_header(scope: Scope) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
 
 
 def location(scope: Scope, prediction_id: str) -> str:

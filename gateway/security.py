@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.answers import Headers
 from gateway.api_keys import CHALLENGE, HOW_TO_SEND, ApiKeys
 from gateway.paths import meant
+from gateway.proxies import host_header
 
 #: Selected wherever it is offered, also without keys: a browser, which offers its key beside it, ends a WebSocket whose
 #: offer was not taken up.
@@ -148,8 +149,7 @@ def _place(authority: str, default: int | None) -> tuple[str, int] | None:
 
 def _asked_hosts(scope: Scope) -> list[str]:
     """Every name under which the client may have asked: a proxy may have changed one."""
-    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-    return [host, *scope["asked"].hosts]
+    return [host_header(scope), *scope["asked"].hosts]
 
 
 class KeyCheck:
