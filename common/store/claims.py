@@ -121,9 +121,8 @@ class Claims:
         with understood():
             jobs = _started_jobs(p, started)
             reader.after = started[0]
-            now = int(started[1].decode())
             if not reader.clock.known:
-                reader.clock.learn(now)
+                reader.clock.learn(int(started[1]))
         return jobs
 
     async def interrupt(self, readers: Iterable[Reader]) -> None:
@@ -150,7 +149,7 @@ class Claims:
         with understood():
             jobs = _started_jobs(p, started)
             reader.cursor = started[0]
-            now = int(started[1].decode())
+            now = int(started[1])
             reader.clock.learn(now)
         if latest is not None and now > latest:
             raise ClockJumped(

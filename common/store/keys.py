@@ -13,7 +13,9 @@
 | {fP}:relay:<name>    | shard channel | announcements for one gateway or one processor                  |
 
 In front of each key and channel, and of the name of the consumer group, stands KEY_PREFIX: several deployments share a server,
-and on a cluster a hash tag is the first pair of braces wherever it stands. P is the partition. The last byte of an id, modulo PARTITIONS, names it; ids made here have a last byte below
+and on a cluster a hash tag is the first pair of braces wherever it stands.
+
+P is the partition. The last byte of an id, modulo PARTITIONS, names it; ids made here have a last byte below
 PARTITIONS, so a deployment that grows PARTITIONS still finds the jobs it took before.
 """
 
