@@ -13,7 +13,7 @@ from common.store import keys
 from tests.chaos.test_kills import assert_all_succeed, in_hand, slow, submit
 from tests.clock import MovableClock
 from tests.conftest import eventually
-from tests.services import MOODY, Services, running_services
+from tests.services import MOODY, Services
 from tools.embedded_server import EmbeddedServer
 
 pytestmark = pytest.mark.slow
@@ -31,12 +31,6 @@ def clock(tmp_path: Path) -> MovableClock:
 def own(clock: MovableClock, tmp_path: Path) -> Iterator[EmbeddedServer]:
     with clock.server(tmp_path / "server") as server:
         yield server
-
-
-@pytest.fixture
-def world(own: EmbeddedServer, tmp_path: Path, partitions: int) -> Iterator[Services]:
-    with running_services(own.url, tmp_path, partitions=partitions) as services:
-        yield services
 
 
 def attempts(own: EmbeddedServer, ids: list[str], partitions: int) -> set[str | None]:

@@ -33,12 +33,6 @@ def raw(own: EmbeddedServer) -> Iterator[Any]:
         yield client
 
 
-@pytest.fixture
-def world(own: EmbeddedServer, tmp_path: Path, partitions: int) -> Iterator[Services]:
-    with running_services(own.url, tmp_path, partitions=partitions) as services:
-        yield services
-
-
 def red(gateway: Service) -> set[str]:
     metrics = gateway.metrics()
     return {reason for reason in REASONS if metrics[f'foretell_redis_unfit{{reason="{reason}"}}']}
