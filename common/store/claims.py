@@ -120,9 +120,10 @@ class Claims:
             raise await self._repaired(p, error) from error
         with understood():
             jobs = _started_jobs(p, started)
+            now = int(started[1].decode())  # each time: what is no time, such as `+OK`, is no reply of ours
             reader.after = started[0]
             if not reader.clock.known:
-                reader.clock.learn(int(started[1]))
+                reader.clock.learn(now)
         return jobs
 
     async def interrupt(self, readers: Iterable[Reader]) -> None:
@@ -148,8 +149,8 @@ class Claims:
             raise await self._repaired(p, error) from error
         with understood():
             jobs = _started_jobs(p, started)
+            now = int(started[1].decode())
             reader.cursor = started[0]
-            now = int(started[1])
             reader.clock.learn(now)
         if latest is not None and now > latest:
             raise ClockJumped(
