@@ -179,7 +179,7 @@ async def take_a_right(stage: Stage, rng: random.Random, journal: Journal) -> No
 
 
 async def empty_the_queue(stage: Stage, rng: random.Random, journal: Journal) -> None:
-    """As by hand; not while another fault is in the way."""
+    """As by hand; not at all where another fault is in the way."""
     async with administrator(rng.choice(stage.servers).url) as client:
         with suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(10):

@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from common.errors import StoreError
 from common.store import keys
 from common.store.jobs import Submission
 from common.store.states import Status
 from tests.store.conftest import MakeStore
-from tests.store.life import DONE, SORRY, heard, new_id, status, submitted
+from tests.store.life import DONE, SORRY, heard, new_id, submitted
 from tests.store.store import Processor, Store
 
 pytestmark = pytest.mark.leaves_jobs("a queue is damaged here")
@@ -151,58 +150,6 @@ class TestCount:
         assert (await gateway.queue.ring()).unfinished == 4
         await a.store.claims.finish([(running, DONE)])
         assert (await gateway.queue.ring()).unfinished == 3
-
-
-class TestBrokenOff:
-    """A right that is withdrawn in the middle of a transition leaves it half done."""
-
-    @pytest.fixture
-    async def limited(self, gateway: Store, raw: Any, make_store: MakeStore) -> Any:
-        yield lambda *rules: raw.execute_command("ACL", "SETUSER", "default", *rules)
-        raw.execute_command("ACL", "SETUSER", "default", "+@all")
-
-    @pytest.mark.parametrize("right", ["xadd", "zadd", "hdel"])
-    async def test_a_retry(
-        self, gateway: Store, a: Processor, limited: Callable[..., None], right: str
-    ) -> None:
-        prediction_id = await submitted(gateway)
-        job = await a.claim_one()
-        limited(f"-{right}")
-        with pytest.raises(StoreError):
-            await a.store.claims.retry([(job, 0.0 if right == "xadd" else 3600.0)])
-        limited("+@all")
-        assert await a.store.claims.sweep(silent_s=0.0) == 1
-        assert await finished(a, prediction_id) >= 1
-
-    async def test_a_retry_whose_time_has_come(
-        self, gateway: Store, a: Processor, raw: Any, limited: Callable[..., None]
-    ) -> None:
-        prediction_id = await submitted(gateway)
-        await a.store.claims.retry([(await a.claim_one(), 3600.0)])
-        raw.zadd(ALARMS, {prediction_id: 0})
-        limited("-xadd")
-        with pytest.raises(StoreError):
-            await gateway.queue.ring()
-        limited("+@all")
-        assert await a.store.claims.sweep(silent_s=0.0) == 1
-        assert await finished(a, prediction_id) == 2
-
-    @pytest.mark.parametrize("right", ["expire", "zrem", "hincrby"])
-    async def test_an_end(
-        self, gateway: Store, a: Processor, raw: Any, limited: Callable[..., None], right: str
-    ) -> None:
-        prediction_id = await submitted(gateway)
-        job = await a.claim_one()
-        limited(f"-{right}")
-        with pytest.raises(StoreError):
-            await a.store.claims.finish([(job, DONE)])
-        limited("+@all")
-        assert await a.store.claims.sweep(silent_s=0.0) == 0
-        assert await status(gateway, prediction_id) == Status.SUCCEEDED
-        assert raw.ttl(keys.job(prediction_id, 1)) > 0
-        assert (await gateway.queue.ring()).unfinished == 0
-        assert await a.reclaim() == []  # and removes the entry
-        assert not raw.xlen(STREAM)
 
 
 class TestTurns:

@@ -15,12 +15,12 @@ local input = redis.call('XRANGE', dead, redis.call('HGET', dead_index, id), '+'
 if job.status and redis.call('HGET', job.key, 'input') ~= input then return 'known' end
 local bytes = unfinished_bytes(number) + #input
 if bytes > most_bytes then return 'full' end
-remove_dead_letter(id)
+redis.call('HSET', counts, 'bytes', text(bytes))
+redis.call('ZADD', unfinished, now_text, id) -- before it changes: broken off from here on, it is the next sweep's to mend
 redis.call('HDEL', job.key, 'owner', 'attempt', 'started', 'renewed', 'finished', 'error', 'fault', 'predict', 'deadline', 'alarm')
 redis.call('HSET', job.key, 'input', input, 'status', 'queued', 'created', now_text)
 redis.call('PERSIST', job.key)
 if job.idem then redis.call('PERSIST', tag .. ':key:' .. job.idem) end
 enqueue(job)
-redis.call('ZADD', unfinished, now_text, id)
-redis.call('HSET', counts, 'bytes', text(bytes))
+remove_dead_letter(id)
 return 'queued'

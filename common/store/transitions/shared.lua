@@ -127,6 +127,12 @@ local function drop_entry(entry)
   redis.call('XDEL', jobs, entry)
 end
 
+-- From now on it and its Idempotency-Key are kept for `ttl` seconds; with 'NX', only if nothing has begun yet.
+local function start_ttl(job, ttl, ...)
+  redis.call('EXPIRE', job.key, ttl, ...)
+  if job.idem then redis.call('EXPIRE', tag .. ':key:' .. job.idem, ttl, ...) end
+end
+
 -- The only way into a final state: stores it, starts the TTL, tells the watchers. `predict` is µs as text.
 local function finalize(job, status, fault, payload, ttl, predict)
   if status == 'succeeded' then
@@ -138,8 +144,7 @@ local function finalize(job, status, fault, payload, ttl, predict)
   end
   freed = freed + redis.call('HSTRLEN', job.key, 'input')
   if job.digest then redis.call('HDEL', job.key, 'input') end
-  redis.call('EXPIRE', job.key, ttl)
-  if job.idem then redis.call('EXPIRE', tag .. ':key:' .. job.idem, ttl) end
+  start_ttl(job, ttl)
   if job.alarm then redis.call('ZREM', alarms, job.id) end
   finalized[status], ended[#ended + 1] = (finalized[status] or 0) + 1, job.id
   if job.watchers and job.watchers ~= '' then
@@ -190,7 +195,9 @@ local function add_dead_letter(job, sentence, attempts, traceback, limit)
   redis.call('HINCRBY', counts, 'given_up', 1)
   local number = redis.call('XLEN', dead)
   while number > 1 and (number > tonumber(limit) or redis.call('MEMORY', 'USAGE', dead, 'SAMPLES', 0) > DEAD_BYTES) do
-    remove_dead_letter(redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)[1][2][2])
+    local oldest = redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)[1]
+    redis.call('XDEL', dead, oldest[1])
+    if redis.call('HGET', dead_index, oldest[2][2]) == oldest[1] then redis.call('HDEL', dead_index, oldest[2][2]) end
     number = number - 1
   end
 end
